@@ -1,0 +1,152 @@
+"""Cityscapes with its fine labels and, for training, the automatically labelled images of train_extra."""
+import os
+import random
+import threading
+from contextlib import contextmanager
+
+import numpy as np
+import paddle
+from paddleseg.transforms import Compose
+
+from datasets.labels import CITYSCAPES
+from datasets.pairing import COARSE, FINE, find_images, find_pairs
+from datasets.reading import read_image, read_label
+
+# Second word of the seed: keeps the streams of random numbers apart, from each other and from the sampler's.
+_COARSE_ORDER = 2
+_TRANSFORMS = 3
+
+
+class CityscapesAutolabeling(paddle.io.Dataset):
+    """Cityscapes: finely labelled images, and in training a share of the coarse set with automatic labels.
+
+    Files under dataset_root:
+        leftImg8bit/<mode>/<city>/<stem>_leftImg8bit.png
+        gtFine/<mode>/<city>/<stem>_gtFine_labelTrainIds.png
+        leftImg8bit_trainextra/leftImg8bit/train_extra/<city>/<stem>_leftImg8bit.png
+        convert_autolabelled/<city>/<stem>_leftImg8bit.png
+
+    An epoch holds every fine image (index < len(file_list)), then int(coarse_multiple * fine images) coarse ones. These
+    are taken from one random permutation of the coarse set which the epochs walk through, so that all of them are seen
+    before one comes again.
+
+    dataset[(epoch, index)] depends on (seed, epoch, index) alone, the transforms' random numbers included, whichever
+    process or worker asks. dataset[index] takes the epoch of set_epoch(); a DataLoader's running workers do not hear of
+    that, so give them tuples (datasets.sampling.EpochStream). A sample is a dict:
+        train: 'img' float32 (3, H, W), 'label' int64 (H, W)
+        val: the same and 'trans_info'; 'label' as in the file, untransformed
+        test: 'img', 'trans_info'
+
+    Args:
+        transforms (list): PaddleSeg transforms; the image comes to them as RGB float32 (H, W, 3) of 0..255.
+        dataset_root (str): the folder above.
+        mode (str): 'train', 'val' or 'test'.
+        coarse_multiple (float): coarse images per fine image; 0 needs no coarse files. For training only.
+        add_val (bool): train on the fine images of val, too.
+        seed (int): non-negative; can be set later.
+
+    Raises ValueError for missing files (all of them are looked up here) and, when a sample is read, for a file that
+    cannot be decoded or a label that does not fit; the text names the file, what was expected, and the fix.
+    """
+    LABELS = CITYSCAPES
+    NUM_CLASSES = CITYSCAPES.num_classes
+    IGNORE_INDEX = CITYSCAPES.ignore_index
+    IMG_CHANNELS = 3
+
+    def __init__(self, transforms, dataset_root, mode='train', coarse_multiple=1, add_val=False, seed=0):
+        if mode not in ('train', 'val', 'test'):
+            raise ValueError(f'mode: expected train, val or test; found {mode}')
+        if not 0 <= coarse_multiple < float('inf'):
+            raise ValueError(f'coarse_multiple: expected a number of at least 0; found {coarse_multiple}')
+        self.transforms = Compose(transforms)
+        self.dataset_root = dataset_root
+        self.mode = mode
+        self.labels = self.LABELS
+        self.num_classes = self.NUM_CLASSES
+        self.ignore_index = self.IGNORE_INDEX
+        self.epoch = 0
+
+        if mode == 'test':
+            self.file_list = [(image, None) for image in find_images(dataset_root, FINE, mode)]
+        else:
+            self.file_list = find_pairs(dataset_root, FINE, mode)
+        self.coarse_list = []
+        if mode == 'train':
+            if add_val:
+                self.file_list += find_pairs(dataset_root, FINE, 'val')
+            if coarse_multiple > 0:
+                self.coarse_list = find_pairs(dataset_root, COARSE, 'train')
+        self.coarse_per_epoch = int(coarse_multiple * len(self.file_list)) if self.coarse_list else 0
+        self.seed = seed
+
+    @property
+    def seed(self):
+        return self._seed
+
+    @seed.setter
+    def seed(self, seed):
+        if seed < 0:
+            raise ValueError(f'seed: expected at least 0; found {seed}')
+        self._seed = seed
+        self._coarse_order = np.random.default_rng([seed, _COARSE_ORDER]).permutation(len(self.coarse_list))
+
+    def set_epoch(self, epoch):
+        """Set the epoch of dataset[index]."""
+        self.epoch = epoch
+
+    def files(self, epoch, index):
+        """(image path, label path) of a sample; the label path is None in test mode."""
+        position = index - len(self.file_list)
+        if position < 0:
+            return self.file_list[index]
+        position += epoch * self.coarse_per_epoch
+        return self.coarse_list[self._coarse_order[position % len(self.coarse_list)]]
+
+    def __len__(self):
+        return len(self.file_list) + self.coarse_per_epoch
+
+    def __getitem__(self, index):
+        epoch, index = index if isinstance(index, tuple) else (self.epoch, index)
+        if not 0 <= index < len(self):
+            raise IndexError(f'index: expected 0..{len(self) - 1}; found {index}')
+        image_path, label_path = self.files(epoch, index)
+        data = {'img': read_image(image_path), 'gt_fields': []}
+        label = None
+        if label_path is not None:
+            fix = (FINE if index < len(self.file_list) else COARSE).label_fix.format(root=self.dataset_root)
+            label = read_label(label_path, data['img'].shape[:2], self.labels, fix)
+        data['img'] = data['img'].astype(np.float32)
+        if self.mode == 'train':
+            data.update(label=label, gt_fields=['label'])
+        with _seeded_transforms([self.seed, _TRANSFORMS, epoch, index]):
+            data = self.transforms(data)
+        sample = {'img': np.ascontiguousarray(data['img'], np.float32)}
+        if self.mode == 'train':
+            # Only now: OpenCV resizes 8 bit labels, but no int64.
+            sample['label'] = data['label'].astype(np.int64)
+            return sample
+        if self.mode == 'val':
+            sample['label'] = label.astype(np.int64)
+        sample['trans_info'] = data['trans_info']
+        return sample
+
+
+# PaddleSeg's transforms draw from the process's generators, and a DataLoader without workers runs them in a thread: two
+# loaders must take turns. A fork waits for the turn to end, or its child would find the lock taken for ever.
+_TURN = threading.Lock()
+os.register_at_fork(before=_TURN.acquire, after_in_parent=_TURN.release, after_in_child=_TURN.release)
+
+
+@contextmanager
+def _seeded_transforms(entropy):
+    """Global `random` and `np.random` seeded from a list of ints inside, as they were before outside; costs 0.3 ms."""
+    words = np.random.SeedSequence(entropy).generate_state(4)
+    with _TURN:
+        states = random.getstate(), np.random.get_state()
+        random.seed(words.tobytes())
+        np.random.seed(words)
+        try:
+            yield
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])

@@ -1,0 +1,75 @@
+"""Label sets: the only place where class names, colours and the ignore value are stated.
+
+A label set describes the classes a network is trained on. Everything else (models, losses, metrics, pictures, reports)
+takes its number of classes, names and colours from the label set of the dataset at hand.
+"""
+from dataclasses import dataclass
+
+import numpy as np
+
+IGNORE_INDEX = 255  # train id of void pixels: excluded from every loss and metric
+
+
+@dataclass(frozen=True)
+class LabelSet:
+    """The classes of a dataset, in the order of their train ids.
+
+    names: one name per class. palette: one RGB colour (0-255) per class. ignore_index: the value of void pixels.
+    label_ids: the id of each class in the dataset's own label images (Cityscapes: labelIds), or () where label images
+    already hold train ids.
+    """
+    names: tuple
+    palette: tuple
+    ignore_index: int = IGNORE_INDEX
+    label_ids: tuple = ()
+
+    @property
+    def num_classes(self):
+        return len(self.names)
+
+    def label_id_to_train_id(self):
+        """uint8 (256,) lookup table from label id to train id; every id that is not a class becomes ignore_index."""
+        table = np.full(256, self.ignore_index, np.uint8)
+        table[list(self.label_ids)] = np.arange(len(self.label_ids), dtype=np.uint8)
+        return table
+
+    def train_id_to_label_id(self, void=0):
+        """uint8 (256,) lookup table from train id to label id; ignore_index and all else becomes `void`."""
+        table = np.full(256, void, np.uint8)
+        table[:len(self.label_ids)] = self.label_ids
+        return table
+
+    def color_table(self):
+        """uint8 (256, 3) RGB lookup table from train id to colour; void and unused ids are black."""
+        table = np.zeros((256, 3), np.uint8)
+        table[:self.num_classes] = self.palette
+        return table
+
+
+# (name, label id, RGB colour) in train-id order, as defined by the Cityscapes benchmark (Cordts et al., CVPR 2016).
+_CITYSCAPES = (
+    ('road', 7, (128, 64, 128)),
+    ('sidewalk', 8, (244, 35, 232)),
+    ('building', 11, (70, 70, 70)),
+    ('wall', 12, (102, 102, 156)),
+    ('fence', 13, (190, 153, 153)),
+    ('pole', 17, (153, 153, 153)),
+    ('traffic light', 19, (250, 170, 30)),
+    ('traffic sign', 20, (220, 220, 0)),
+    ('vegetation', 21, (107, 142, 35)),
+    ('terrain', 22, (152, 251, 152)),
+    ('sky', 23, (70, 130, 180)),
+    ('person', 24, (220, 20, 60)),
+    ('rider', 25, (255, 0, 0)),
+    ('car', 26, (0, 0, 142)),
+    ('truck', 27, (0, 0, 70)),
+    ('bus', 28, (0, 60, 100)),
+    ('train', 31, (0, 80, 100)),
+    ('motorcycle', 32, (0, 0, 230)),
+    ('bicycle', 33, (119, 11, 32)),
+)
+
+CITYSCAPES = LabelSet(
+    names=tuple(name for name, _, _ in _CITYSCAPES),
+    label_ids=tuple(label_id for _, label_id, _ in _CITYSCAPES),
+    palette=tuple(color for _, _, color in _CITYSCAPES))

@@ -1,0 +1,100 @@
+"""Which label belongs to which image: by city and file name, never by position in two sorted lists."""
+import glob
+import os
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where a set of images and labels lies under the dataset's root folder.
+
+    An image is <images>/<city>/<stem><image_suffix>, its label <labels>/<city>/<stem><label_suffix>. image_fix and
+    label_fix say how to get the files that are not there. `{split}` (in folders) and `{root}` (in fixes) are filled in.
+    """
+    images: str
+    labels: str
+    label_suffix: str
+    image_fix: str
+    label_fix: str
+    image_suffix: str = '_leftImg8bit.png'
+
+
+FINE = Layout(
+    images='leftImg8bit/{split}',
+    labels='gtFine/{split}',
+    label_suffix='_gtFine_labelTrainIds.png',
+    image_fix='unpack leftImg8bit_trainvaltest.zip in {root}, or correct dataset_root',
+    label_fix='unpack gtFine_trainvaltest.zip in {root} and run '
+              '`python tools/convert_cityscapes.py --cityscapes_path {root}`')
+
+# The Cityscapes download page asks to delete one corrupt image of train_extra.
+COARSE = Layout(
+    images='leftImg8bit_trainextra/leftImg8bit/train_extra',
+    labels='convert_autolabelled',
+    label_suffix='_leftImg8bit.png',
+    image_fix='unpack leftImg8bit_trainextra.zip in {root}/leftImg8bit_trainextra, or set coarse_multiple: 0',
+    label_fix='run `python tools/convert_cityscapes_autolabeling.py --dataset_root {root}` and delete the corrupt '
+              'image troisdorf_000000_000073_leftImg8bit.png, or set coarse_multiple: 0')
+
+
+def find_images(root, layout, split):
+    """Sorted paths of the images of a split. Raises ValueError where there are none."""
+    return list(_find_images(root, layout, split).values())
+
+
+def find_pairs(root, layout, split):
+    """(image path, label path) of every image of a split, sorted by city and stem.
+
+    Raises ValueError for a missing or empty folder, and where an image has no label or a label no image; its text is a
+    summary and the first ten names.
+    """
+    images = _find_images(root, layout, split)
+    labels = _find_files(root, layout.labels.format(split=split), layout.label_suffix, layout.label_fix)
+    unpaired = sorted(images.keys() ^ labels.keys())
+    if unpaired:
+        raise ValueError(_describe_unpaired(unpaired, images, root, layout, split))
+    return [(image, labels[name]) for name, image in images.items()]
+
+
+def _find_images(root, layout, split):
+    folder = layout.images.format(split=split)
+    images = _find_files(root, folder, layout.image_suffix, layout.image_fix)
+    if not images:
+        raise ValueError(f'{os.path.join(root, folder)}: expected images <city>/<stem>{layout.image_suffix}; found '
+                         f'none; {layout.image_fix.format(root=root)}')
+    return images
+
+
+def _find_files(root, folder, suffix, fix):
+    """{'<city>/<stem>': path}, sorted. The city is part of the name, so no two files of a folder share one."""
+    path = os.path.join(root, folder)
+    if not os.path.isdir(path):
+        raise ValueError(f'{path}: expected a folder of <city>/<stem>{suffix}; found {_nearest(path)}; '
+                         f'{fix.format(root=root)}')
+    files = glob.glob(os.path.join(glob.escape(path), '*', '*' + suffix))
+    return dict(sorted((os.path.relpath(file, path)[:-len(suffix)], file) for file in files))
+
+
+def _nearest(path):
+    """The innermost existing folder on the way to a missing path, and the first few things in it."""
+    while not os.path.isdir(path):
+        path = os.path.dirname(os.path.abspath(path))
+    names = sorted(os.listdir(path))
+    return f'only {path} with {", ".join(names[:8]) or "nothing"}{", ..." if len(names) > 8 else ""} in it'
+
+
+def _describe_unpaired(unpaired, images, root, layout, split):
+    missing = sum(name in images for name in unpaired)
+    extra = len(unpaired) - missing
+    found, fixes = [], []
+    if missing:
+        found.append(f'{missing} of {len(images)} images without label')
+        fixes.append(layout.label_fix)
+    if extra:
+        found.append(f'{extra} labels without image')
+        fixes.append('delete the labels without image or ' + layout.image_fix)
+    folder = os.path.join(root, layout.labels.format(split=split))
+    summary = (f'{folder}: expected one label <city>/<stem>{layout.label_suffix} for each image in '
+               f'{layout.images.format(split=split)}; found {" and ".join(found)}; '
+               f'{"; ".join(fixes).format(root=root)}')
+    return '\n'.join([summary] + [f'  {name}: no {"label" if name in images else "image"}' for name in unpaired[:10]])

@@ -1,0 +1,64 @@
+"""Which samples a process takes, and in which order."""
+from functools import lru_cache
+
+import numpy as np
+import paddle
+
+_EPOCH_ORDER = 1  # second word of the seed: keeps this stream of random numbers apart from the dataset's
+
+
+class EpochStream(paddle.io.BatchSampler):
+    """The batches of one process of a training run; a batch_sampler for paddle.io.DataLoader.
+
+    The order of samples is one endless stream: a random permutation of the dataset for epoch 0, then one for epoch 1,
+    and so on; nothing is dropped or repeated where epochs meet. Iteration i takes the samples i*G .. (i+1)*G with
+    G = batch_size * world_size, and process `rank` the rank-th slice of batch_size of them. So a run depends on G but
+    not on how G is split among processes, and is resumed by its iteration number alone.
+
+    Yields lists of batch_size tuples (epoch, index), one list for each iteration of start_iter .. iters.
+
+    dataset: any object with a length. batch_size: samples per process and iteration. iters: iterations of the whole
+    run. start_iter: iterations done before. seed: a non-negative int. Raises ValueError for values out of range.
+    """
+
+    def __init__(self, dataset, batch_size, iters, start_iter=0, rank=0, world_size=1, seed=0):
+        for name, value, low in (('batch_size', batch_size, 1), ('iters', iters, 0), ('seed', seed, 0)):
+            if value < low:
+                raise ValueError(f'{name}: expected at least {low}; found {value}')
+        if not 0 <= start_iter <= iters:
+            raise ValueError(f'start_iter: expected 0..{iters}; found {start_iter}; raise iters to train longer')
+        if not 0 <= rank < world_size:
+            raise ValueError(f'rank: expected 0..{world_size - 1} of {world_size} processes; found {rank}')
+        if len(dataset) == 0:
+            raise ValueError('dataset: expected at least one sample; found none')
+        super().__init__(dataset=dataset, batch_size=batch_size)
+        self.length = len(dataset)
+        self.iters = iters
+        self.start_iter = start_iter
+        self.rank = rank
+        self.world_size = world_size
+        self.seed = seed
+
+    def __iter__(self):
+        @lru_cache(maxsize=2)  # a batch over the end of an epoch needs two
+        def order(epoch):
+            return np.random.default_rng([self.seed, _EPOCH_ORDER, epoch]).permutation(self.length).tolist()
+
+        for iteration in range(self.start_iter, self.iters):
+            first = (iteration * self.world_size + self.rank) * self.batch_size
+            positions = (divmod(position, self.length) for position in range(first, first + self.batch_size))
+            yield [(epoch, order(epoch)[i]) for epoch, i in positions]
+
+    def __len__(self):
+        return self.iters - self.start_iter
+
+
+def shard(n, rank, world_size):
+    """The samples out of n that process `rank` evaluates, as a list of indices.
+
+    Over all processes each index occurs exactly once: no padding, which would count samples twice. The shares differ
+    by one sample at most. Raises ValueError for a rank out of range.
+    """
+    if not 0 <= rank < world_size:
+        raise ValueError(f'rank: expected 0..{world_size - 1} of {world_size} processes; found {rank}')
+    return list(range(rank, n, world_size))

@@ -1,0 +1,99 @@
+"""The recipe's two losses as pure functions of logits and labels, or of the statistics both have in common."""
+import paddle
+
+from .statistics import full_precision, softmax_statistics
+
+
+def dice(logits, labels, ignore_index=255):
+    """Soft dice loss, averaged over the classes (Milletari et al. 2016, here with plain sums in the denominator as in
+    the recipe's published training code).
+
+    With p the softmax over classes, y the one-hot labels and sums over batch and space:
+    `mean_c 1 - 2 sum(p_c y_c) / (sum(p_c) + sum(y_c) + 1e-5)`. Void pixels are in none of the sums. A batch that is all
+    void has loss 0.
+
+    Args:
+        logits (Tensor): (N, C, H, W), any float dtype.
+        labels (Tensor): (N, H, W) or (N, 1, H, W), integer; not modified.
+        ignore_index (int): the label of void pixels.
+
+    Returns:
+        Tensor: 0-d, float32 (float64 for float64 logits).
+
+    Raises:
+        ValueError: see `softmax_statistics`.
+    """
+    return dice_from_statistics(softmax_statistics(logits, labels, ignore_index))
+
+
+def bootstrapped_cross_entropy(logits, labels, min_K, loss_th, ignore_index=255):
+    """Cross entropy of an image's hardest pixels, averaged over the images (the recipe's published configuration).
+
+    Per image: if more than `min_K` pixels have a loss above `loss_th`, the mean over those, else the sum of the `min_K`
+    largest losses divided by `min_K`. An image with fewer than `min_K` valid pixels uses all of them and still divides
+    by `min_K`, as the published code does: a crop that is nearly all void should not weigh its few pixels up. (Of an
+    image with fewer than `min_K` pixels, void or not, that is the mean over its pixels.) An image that is all void adds
+    0 to the mean over images. Pixels that tie for the last of the `min_K` places share the remaining weight equally.
+
+    Args:
+        logits (Tensor): (N, C, H, W), any float dtype.
+        labels (Tensor): (N, H, W) or (N, 1, H, W), integer; not modified.
+        min_K (int): the least number of pixels, at least 1.
+        loss_th (float): the loss from which a pixel counts as hard, at least 0.
+        ignore_index (int): the label of void pixels.
+
+    Returns:
+        Tensor: 0-d, float32 (float64 for float64 logits).
+
+    Raises:
+        ValueError: see `softmax_statistics`; `min_K` or `loss_th` out of range.
+    """
+    check_bootstrap(min_K, loss_th)
+    return bootstrapped_from_statistics(softmax_statistics(logits, labels, ignore_index), min_K, loss_th)
+
+
+@full_precision
+def dice_from_statistics(statistics):
+    """`dice` from `SoftmaxStatistics`."""
+    _, probability, intersection, count = statistics
+    loss = (1 - 2 * intersection / (probability + count + 1e-5)).mean()
+    return loss * (count.sum() > 0).astype(loss.dtype)
+
+
+@full_precision
+def bootstrapped_from_statistics(statistics, min_K, loss_th):
+    """`bootstrapped_cross_entropy` from `SoftmaxStatistics`."""
+    return (statistics.nll * _bootstrap_weights(statistics.nll, min_K, loss_th)).sum()
+
+
+@paddle.no_grad()
+def _bootstrap_weights(nll, min_K, loss_th):
+    """The weight of every pixel (N, H*W) in the batch's loss, given its losses, which are 0 at void.
+
+    Void pixels may fill up the `min_K` places: their loss and its gradient are 0 whatever their weight.
+    """
+    num_images, num_pixels = nll.shape
+    places = min(min_K, num_pixels)
+    threshold = paddle.full([num_images, 1], loss_th, nll.dtype)
+    num_above = _per_image(nll > threshold)
+    enough = num_above > min_K
+    # Waits for the device, but early in training spares the selection, which costs as much as all the rest of the loss.
+    if not enough.all():
+        last = paddle.topk(nll, places, axis=1, sorted=False)[0].min(axis=1, keepdim=True)
+        threshold = paddle.where(enough, threshold, last)
+    above, tied = nll > threshold, nll == threshold
+    size = paddle.where(enough, num_above, paddle.full_like(num_above, places)).astype(nll.dtype)
+    share = (size - _per_image(above).astype(nll.dtype)) / _per_image(tied).clip(min=1).astype(nll.dtype)
+    return (above.astype(nll.dtype) + tied.astype(nll.dtype) * share) / (size * num_images)
+
+
+def _per_image(mask):
+    return mask.astype('int64').sum(axis=1, keepdim=True)
+
+
+def check_bootstrap(min_K, loss_th):
+    """Raise ValueError unless `min_K` and `loss_th` make sense."""
+    if min_K < 1 or min_K != int(min_K):
+        raise ValueError(f'min_K: expected a whole number of pixels, at least 1, found {min_K}; the recipe has 50000')
+    if not loss_th >= 0:
+        raise ValueError(f'loss_th: expected a loss of at least 0, found {loss_th}; the recipe has 0.05')

@@ -1,0 +1,69 @@
+"""The weighted sum of the losses of all outputs: the only place where outputs, losses and coefficients meet."""
+import re
+
+from .layers import StatisticsLoss
+from .statistics import softmax_statistics
+
+
+def weighted_losses(logits_list, labels, losses):
+    """The training loss and its terms.
+
+    Type i of `losses` applies to output i modulo the number of outputs, so that the recipe's eight types (four dice,
+    four bootstrapped cross entropies) meet the model's four outputs twice. A tensor that is listed twice is one output.
+    A PaddleSeg `MixedLoss` stands for its parts, any other layer for `layer(logits, labels)`. The losses of this
+    package share one softmax per output.
+
+    Args:
+        logits_list (list[Tensor]): the model's outputs, each (N, C, H, W).
+        labels (Tensor): (N, H, W), integer; not modified by the losses of this package.
+        losses (dict): `{'types': [layer, ...], 'coef': [number, ...]}`, as built by PaddleSeg from the key `loss`.
+
+    Returns:
+        tuple: the sum of coefficient times loss, 0-d; and `{name: loss}`, the terms without their coefficients, 0-d and
+        detached. The names are the kind of loss and the number of the output: 'dice_0', 'bootstrapped_ce_3', for other
+        layers the class name without 'Loss' in lower case ('cross_entropy_0'); a second one of the same name ends
+        in '_2'.
+
+    Raises:
+        ValueError: types, coefficients and outputs whose numbers do not fit.
+    """
+    types, coefs = losses['types'], losses['coef']
+    if not logits_list or not types or len(types) % len(logits_list):
+        raise ValueError(f'loss.types: expected a multiple of the {len(logits_list)} outputs of the model, found '
+                         f'{len(types)}; list one type per output, or every output once per kind of loss')
+    if len(coefs) != len(types):
+        raise ValueError(f'loss.coef: expected {len(types)} numbers, one for each of loss.types, found {len(coefs)}; '
+                         'give as many')
+    outputs, statistics, values = {}, {}, {}
+    total = 0
+    for i, (layer, coef) in enumerate(zip(types, coefs)):
+        logits = logits_list[i % len(logits_list)]
+        output = outputs.setdefault(id(logits), len(outputs))
+        for part, part_coef in _parts(layer):
+            if isinstance(part, StatisticsLoss):
+                key = output, part.ignore_index
+                if key not in statistics:
+                    statistics[key] = softmax_statistics(logits, labels, part.ignore_index)
+                value = part.from_statistics(statistics[key])
+            else:
+                value = part(logits, labels)
+            total = total + coef * part_coef * value
+            values[_name(part, output, values)] = value.detach()
+    return total, values
+
+
+def _parts(layer):
+    # By name, as PaddleSeg does: this package does not import it.
+    if type(layer).__name__ == 'MixedLoss':
+        return list(zip(layer.losses, layer.coef))
+    return [(layer, 1)]
+
+
+def _name(layer, output, taken):
+    kind = getattr(layer, 'short_name', None)
+    if kind is None:
+        kind = re.sub(r'(?<=[a-z0-9])(?=[A-Z])', '_', re.sub('Loss$', '', type(layer).__name__)).lower()
+    name, number = f'{kind}_{output}', 2
+    while name in taken:
+        name, number = f'{kind}_{output}_{number}', number + 1
+    return name

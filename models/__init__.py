@@ -1,0 +1,1 @@
+"""The network: HRNet backbone, OCR head, scale attention, and the hierarchical model made of them."""

@@ -1,0 +1,90 @@
+"""Hierarchical multi-scale attention over OCRNet (Tao, Sapra, Catanzaro, arXiv:2005.10821)."""
+import paddle.nn as nn
+
+from models.layers import resize
+from models.ocr import OCRNet
+from models.scale_attention import ScaleAttention
+from models.weights import load_pretrained
+
+
+class MscaleOCRNet(nn.Layer):
+    """One network at several scales of the image, fused by learned attention between neighbouring scales.
+
+    Training runs 0.5x and 1.0x (section 3.2 of the paper) and returns
+    `[joint, joint auxiliary, 0.5x, 1.0x]` logits; evaluation fuses `n_scales`, in any order and with 1.0 among them,
+    from high to low and returns `[logits]`. Everything is float32 (N, num_classes, H, W) at the size of the input.
+
+    Args (names as in the published config):
+        num_classes: number of classes.
+        backbone: layer with `feat_channels`, returning a list of (N, C, h, w).
+        backbone_indices: which of the backbone's outputs the auxiliary and the OCR head read (one or two indices).
+        n_scales: scales of the evaluation.
+        ocr_mid_channels, ocr_key_channels: width of the OCR features and of its attention.
+        attn_channels: width of the scale attention.
+        dropout: probability of dropping a channel of the OCR features.
+        pretrained: weights to start from (see models.weights.load_pretrained).
+        fresh_head: take everything but the classification layers from `pretrained`, for another number of classes.
+    Raises ValueError when 1.0 is not among n_scales or a scale is not positive.
+    """
+
+    def __init__(self, num_classes, backbone, backbone_indices, n_scales=(0.5, 1.0, 2.0), ocr_mid_channels=512,
+                 ocr_key_channels=256, attn_channels=256, dropout=0.05, pretrained=None, fresh_head=False):
+        super().__init__()
+        self.n_scales = check_scales(n_scales)
+        self.ocrnet = OCRNet(num_classes, backbone, backbone_indices, ocr_mid_channels, ocr_key_channels, dropout)
+        self.scale_attn = ScaleAttention(ocr_mid_channels, attn_channels)
+        if pretrained is not None:
+            load_pretrained(self, pretrained, fresh_head)
+
+    def forward(self, x):
+        return self.two_scales(x) if self.training else [self.hierarchy(x, self.n_scales)]
+
+    def two_scales(self, x):
+        """Training: the lower scale's attention decides between 0.5x and 1.0x, for the auxiliary logits as well."""
+        size = x.shape[2:]
+        # Lower scale first: the running statistics of batch norm depend on the order, and the published ones have it.
+        low, low_aux, low_attention = self._one_scale(x, 0.5)
+        high, high_aux, _ = self._one_scale(x, 1.0)  # its attention only leaves a trace in the batch-norm statistics
+        rest = 1 - resize(low_attention, size)
+        joint = resize(low_attention * low, size) + rest * high
+        joint_aux = resize(low_attention * low_aux, size) + rest * high_aux
+        return [joint, joint_aux, resize(low, size), high]
+
+    def hierarchy(self, x, scales):
+        """Evaluation, eq. (1) of the paper applied from the highest scale down: (N, 3, H, W) -> logits (N, K, H, W)."""
+        fused = None
+        for scale in sorted(scales, reverse=True):
+            logits, attention = self._logits_and_attention(x, scale, attend=fused is not None)
+            if fused is None:
+                fused = logits
+            elif scale >= 1:  # what comes from above is shrunk to this scale
+                fused = attention * logits + (1 - attention) * resize(fused, logits.shape[2:])
+            else:  # 1.0 is the target: lower scales are enlarged to what is there
+                size = fused.shape[2:]
+                fused = resize(attention * logits, size) + (1 - resize(attention, size)) * fused
+        return fused
+
+    def _scaled(self, x, scale):
+        """The image at a scale; sizes are rounded down, as in the published code."""
+        return resize(x, [max(1, int(side * scale)) for side in x.shape[2:]])
+
+    def _one_scale(self, x, scale):
+        """(logits, auxiliary logits, attention) of the image at a scale, at the size of the scaled image."""
+        x = self._scaled(x, scale)
+        logits, aux, ocr = self.ocrnet(x)
+        return [resize(y, x.shape[2:]) for y in (logits, aux, self.scale_attn(ocr))]
+
+    def _logits_and_attention(self, x, scale, attend):
+        """As _one_scale without the auxiliary logits, and with attention only where it is used (not at the top)."""
+        x = self._scaled(x, scale)
+        logits, _, ocr = self.ocrnet(x)
+        return resize(logits, x.shape[2:]), resize(self.scale_attn(ocr), x.shape[2:]) if attend else None
+
+
+def check_scales(scales):
+    """The scales as a list of floats; ValueError unless they are positive and 1.0 is one of them."""
+    scales = [float(scale) for scale in scales]
+    if 1.0 not in scales or min(scales) <= 0:
+        raise ValueError(f'model.n_scales: expected positive scales with 1.0 among them, found {scales}; '
+                         'add 1.0, the scale at which logits are returned')
+    return scales

@@ -1,0 +1,82 @@
+"""OCR head: object-contextual representations (Yuan et al., ECCV 2020, arXiv:1909.11065)."""
+import paddle
+import paddle.nn as nn
+import paddle.nn.functional as F
+
+from models.layers import ConvBN, classifier
+
+
+def gather_regions(pixels, region_logits):
+    """Mean pixel of every class, weighted by a softmax over space: (N, C, H, W), (N, K, H, W) -> (N, C, K, 1). Eq. (3)"""
+    weights = F.softmax(region_logits.flatten(2), axis=2)  # (N, K, HW)
+    return paddle.matmul(pixels.flatten(2), weights, transpose_y=True).unsqueeze(3)
+
+
+class ObjectAttention(nn.Layer):
+    """Every pixel attends to the K object regions: (N, C, H, W), (N, C, K, 1) -> context (N, C, H, W). Eq. (4)-(5)"""
+
+    def __init__(self, channels, key_channels):
+        super().__init__()
+        self.f_pixel = nn.Sequential(ConvBN(channels, key_channels), ConvBN(key_channels, key_channels))
+        self.f_object = nn.Sequential(ConvBN(channels, key_channels), ConvBN(key_channels, key_channels))
+        self.f_down = ConvBN(channels, key_channels)
+        self.f_up = ConvBN(key_channels, channels)
+        self._scale = key_channels**-0.5
+
+    def forward(self, pixels, regions):
+        query = self.f_pixel(pixels)  # (N, D, H, W)
+        key = self.f_object(regions).flatten(2)  # (N, D, K)
+        value = self.f_down(regions).flatten(2)  # (N, D, K)
+        similarity = paddle.matmul(query.flatten(2), key, transpose_x=True)  # (N, HW, K)
+        context = paddle.matmul(value, F.softmax(self._scale * similarity, axis=2), transpose_y=True)  # (N, D, HW)
+        return self.f_up(context.reshape(query.shape))
+
+
+class SpatialOCR(nn.Layer):
+    """Pixels joined with their object context: (N, C, H, W), (N, C, K, 1) -> (N, C, H, W)."""
+
+    def __init__(self, channels, key_channels, dropout):
+        super().__init__()
+        self.attention_block = ObjectAttention(channels, key_channels)
+        self.conv1x1 = nn.Sequential(ConvBN(2 * channels, channels), nn.Dropout2D(dropout))
+
+    def forward(self, pixels, regions):
+        return self.conv1x1(paddle.concat([self.attention_block(pixels, regions), pixels], axis=1))
+
+
+class OCRHead(nn.Layer):
+    """Backbone features -> (logits, auxiliary logits, OCR features), all at the features' resolution.
+
+    features: list of (N, C, H, W); the auxiliary head reads the last but one, the OCR head the last (both the only one
+    where there is only one). Returns (N, num_classes, H, W) twice and (N, mid_channels, H, W).
+    """
+
+    def __init__(self, num_classes, in_channels, mid_channels=512, key_channels=256, dropout=0.05):
+        super().__init__()
+        aux_channels = in_channels[-2:][0]
+        self.spatial_ocr = SpatialOCR(mid_channels, key_channels, dropout)
+        self.conv3x3_ocr = ConvBN(in_channels[-1], mid_channels, 3, bias=True)
+        self.cls_head = classifier(mid_channels, num_classes)
+        self.aux_head = nn.Sequential(ConvBN(aux_channels, aux_channels, bias=True),
+                                      classifier(aux_channels, num_classes))
+
+    def forward(self, features):
+        aux = self.aux_head(features[-2:][0])
+        pixels = self.conv3x3_ocr(features[-1])
+        ocr = self.spatial_ocr(pixels, gather_regions(pixels, aux))
+        return self.cls_head(ocr), aux, ocr
+
+
+class OCRNet(nn.Layer):
+    """Backbone and OCR head: (N, 3, H, W) -> (logits, auxiliary logits, OCR features) at the backbone's resolution."""
+
+    def __init__(self, num_classes, backbone, backbone_indices, mid_channels=512, key_channels=256, dropout=0.05):
+        super().__init__()
+        self.backbone = backbone
+        self.head = OCRHead(num_classes, [backbone.feat_channels[i] for i in backbone_indices],
+                            mid_channels, key_channels, dropout)
+        self._indices = list(backbone_indices)
+
+    def forward(self, x):
+        features = self.backbone(x)
+        return self.head([features[i] for i in self._indices])

@@ -1,0 +1,63 @@
+"""Segment an image, a folder or a list of images: python predict.py --config ... --model_path ... --image_path ..."""
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+from engine import cli, flags
+
+
+def parse_args(argv):
+    parser = argparse.ArgumentParser(description=__doc__)
+    flags.add_inference_flags(parser, '--aug_pred')
+    parser.add_argument('--image_path', required=True, help='image, folder (searched recursively) or list file (.txt)')
+    parser.add_argument('--save_dir', default='output/result', help='folder of the predictions')
+    parser.add_argument('--custom_color', nargs='+', type=int, metavar='RGB', help='R G B of every class, 0-255')
+    cli.add_debug_flag(parser)
+    return parser.parse_args(argv)
+
+
+def main(argv):
+    args = parse_args(argv)
+    cli.start_paddle()
+    from paddleseg.transforms import Compose
+    from tqdm import tqdm
+
+    from engine import pictures
+    from engine.config import Builder, Config
+    from engine.inference import Predictor, load_model
+    from engine.prefetch import prefetch
+
+    logger = logging.getLogger('predict')
+    flags.warn_unused(args, logger)
+    images = pictures.find_images(args.image_path, exclude=args.save_dir)
+    builder = Builder(Config(args.config, args.opts, with_pretrained=False))
+    colors = pictures.color_table(builder.labels, args.custom_color)
+    flags.check_writable(args.save_dir)
+    predict = Predictor(load_model(builder, args.model_path), **flags.predictor_options(vars(args)))
+    transforms = Compose(builder.val_transforms)
+
+    def load(item):
+        image = pictures.read_image(item[0])
+        return image, transforms({'img': image.astype('float32')})
+
+    failed = []
+    for (path, name), loaded, error in tqdm(prefetch(load, images, args.num_workers), total=len(images),
+                                            desc='predict', unit='image', disable=None):
+        if error is not None and not isinstance(error, (ValueError, OSError)):
+            raise error
+        if error is None:
+            image, sample = loaded
+            pictures.write_prediction(args.save_dir, name, image, predict(sample), colors)
+        else:
+            failed.append(f'{path}: {error}' if str(path) not in str(error) else str(error))
+    done = len(images) - len(failed)
+    logger.info('predicted %d of %d images; pictures in %s and %s', done, len(images),
+                Path(args.save_dir) / 'pseudo_color_prediction', Path(args.save_dir) / 'added_prediction')
+    for line in failed:
+        print(f'error: {line}', file=sys.stderr)
+    return cli.EXIT_ERROR if failed else None
+
+
+if __name__ == '__main__':
+    cli.run(main)

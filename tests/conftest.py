@@ -1,0 +1,37 @@
+"""What all tests share: two threads, Paddle on the CPU, a tiny toy dataset made once."""
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+os.environ.setdefault('OMP_NUM_THREADS', '1')  # as Paddle does; the tests' tensors are small
+os.environ['CUDA_VISIBLE_DEVICES'] = ''
+sys.path.insert(0, str(ROOT))
+
+
+@pytest.fixture(scope='session')
+def toy(tmp_path_factory):
+    """A converted toy Cityscapes of 6 + 3 + 6 images of 64x128; not to be changed by a test."""
+    from tools import convert_cityscapes, convert_cityscapes_autolabeling
+    from tools.make_toy_cityscapes import make_toy
+
+    root = tmp_path_factory.mktemp('toy') / 'cityscapes'
+    make_toy(root, (64, 128), 6, 3, 6, seed=3)
+    convert_cityscapes.main(['--cityscapes_path', str(root), '--num_workers', '1'])
+    convert_cityscapes_autolabeling.main(['--dataset_root', str(root), '--num_workers', '1'])
+    return root
+
+
+@pytest.fixture
+def tiny_config(toy, tmp_path):
+    """A config file of a very small network on the toy dataset."""
+    path = tmp_path / 'tiny.yml'
+    path.write_text(f'_base_: {ROOT}/configs/toy.yml\n'
+                    'iters: 3\n'
+                    'batch_size: 2\n'
+                    'model: {ocr_mid_channels: 16, ocr_key_channels: 8, attn_channels: 8}\n'
+                    f'train_dataset: {{dataset_root: {toy}}}\n'
+                    f'val_dataset: {{dataset_root: {toy}}}\n')
+    return path

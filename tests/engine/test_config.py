@@ -1,0 +1,173 @@
+"""Configs: inheritance, overrides, and the refusal of what does not fit, before anything is built."""
+from pathlib import Path
+
+import paddle
+import pytest
+import yaml
+from paddleseg.cvlibs import manager
+
+from engine.config import Builder, Config
+from losses import DiceLoss
+from models.mscale_ocrnet import MscaleOCRNet
+
+CONFIGS = Path(__file__).parents[2] / 'configs'
+RECIPE = CONFIGS / 'mscale_ocr_cityscapes_autolabel_mapillary.yml'
+
+
+def write(tmp_path, text):
+    path = tmp_path / 'mine.yml'
+    path.write_text(f'_base_: {RECIPE}\n{text}')
+    return path
+
+
+def refusal(path, **kwargs):
+    with pytest.raises(ValueError) as error:
+        Config(path, **kwargs)
+    assert '\n' not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize('path', sorted(CONFIGS.glob('*.yml')), ids=lambda p: p.name)
+def test_every_config_is_valid_and_opens_with_its_command(path):
+    Config(path)
+    assert path.read_text().startswith('# ') and '.py --config configs/' in path.read_text()
+
+
+def test_the_recipe_is_the_published_one():
+    """Figures of the published config, stated here independently of the file."""
+    dic = Config(RECIPE).dic
+    assert (dic['batch_size'], dic['iters']) == (1, 65000)
+    assert dic['model']['n_scales'] == [0.5, 1.0, 2.0] and dic['model']['backbone']['type'] == 'HRNet_W48_NV'
+    assert dic['optimizer'] == {'type': 'sgd', 'momentum': 0.9, 'weight_decay': 1e-4}
+    assert dic['lr_scheduler'] == {'type': 'PolynomialDecay', 'learning_rate': 0.005, 'power': 2, 'end_lr': 0}
+    assert dic['loss']['coef'] == [1, 0.4, 0.05, 0.05] * 2
+    types = dic['loss']['types']
+    assert [t['type'] for t in types] == ['DiceLoss'] * 4 + ['BootstrappedCrossEntropyLoss'] * 4
+    assert all((t['min_K'], t['loss_th']) == (100000, 0.05) for t in types[4:])
+    transforms = {t['type']: t for t in dic['train_dataset']['transforms']}
+    assert list(transforms) == ['ResizeStepScaling', 'RandomPaddingCrop', 'RandomHorizontalFlip', 'RandomDistort',
+                                'Normalize']
+    assert transforms['RandomPaddingCrop']['crop_size'] == [2048, 1024]
+    assert transforms['RandomDistort']['hue_range'] == 63
+
+
+def test_the_five_scale_config_differs_in_nothing_else():
+    three = Config(RECIPE).dic
+    five = Config(CONFIGS / 'mscale_ocr_cityscapes_autolabel_mapillary_ms_val.yml').dic
+    assert five['model'].pop('n_scales') == [0.5, 1.0, 1.5, 2.0, 2.5]
+    del three['model']['n_scales']
+    assert five == three
+
+
+def test_overrides(tmp_path):
+    dic = Config(RECIPE, opts=['model.n_scales=[1.0]', 'train_dataset.transforms.1.crop_size=[64, 32]',
+                               'val_dataset.dataset_root=/data/city=scapes', 'lr_scheduler.power=0.9',
+                               'model.pretrained=null'], iters=7, batch_size=3, learning_rate=0.1).dic
+    assert dic['model']['n_scales'] == [1.0] and dic['model']['pretrained'] is None
+    assert dic['train_dataset']['transforms'][1]['crop_size'] == [64, 32]
+    assert dic['val_dataset']['dataset_root'] == '/data/city=scapes'
+    assert (dic['iters'], dic['batch_size'], dic['lr_scheduler']['learning_rate']) == (7, 3, 0.1)
+    assert dic['lr_scheduler']['power'] == 0.9
+
+
+@pytest.mark.parametrize('text, expected', [
+    ('itres: 5', ["'itres'", 'did you mean iters?']),
+    ('model: {n_scale: [1.0]}', ["'model.n_scale'", 'did you mean n_scales']),
+    ('model: {backbone: {type: HRNet_W48}, ocr_mid_chanels: 3}', ["'model.ocr_mid_chanels'", 'ocr_mid_channels']),
+    ('model: {type: MscaleOCRnet}', ["'model.type'", 'expected a registered type', 'MscaleOCRNet']),
+    ('model: {backbone: {type: HRNet_W48_NVV}}', ["'model.backbone.type'", 'HRNet_W48_NV']),
+    ('train_dataset: {type: CityscapesAutolabelling}', ['CityscapesAutolabeling']),
+    ('train_dataset: {transforms: [{type: Normalise}]}', ["'train_dataset.transforms.0.type'", 'Normalize']),
+    ('train_dataset: {coarse_multipel: 2}', ['coarse_multiple']),
+    ('loss: {types: [{type: DiceLos}], coef: [1]}', ["'loss.types.0.type'", 'DiceLoss']),
+    ('loss: {types: [{type: DiceLoss}, {type: DiceLoss}], coef: [1]}', ["'loss.types'", 'expected 1 or as many']),
+    ('loss: {coef: [1, a]}', ["'loss.coef.1'", 'expected a number', "'a'"]),
+    ('optimizer: {type: sgd, momentun: 0.9}', ['momentun', 'momentum']),
+    ('optimizer: {type: sgdd}', ['optimizer.type', 'SGD']),
+    ('lr_scheduler: {powr: 1}', ['lr_scheduler.powr', 'power']),
+    ('lr_scheduler: {type: PolyDecay}', ['PolynomialDecay']),
+    ('lr_scheduler: {learning_rate: 1e-3}', ["'lr_scheduler.learning_rate'", 'expected a number', '0.001']),
+    ('iters: many', ["'iters'", 'expected an integer', "'many'"]),
+    ('iters: 1.5', ["'iters'", 'expected an integer', '1.5']),
+    ('batch_size: 0', ["'batch_size'", 'at least 1']),
+    ('batch_size: true', ["'batch_size'", 'expected an integer']),
+    ('model: {n_scales: 1.0}', ["'model.n_scales'", 'expected a list']),
+    ('model: {num_classes: nineteen}', ["'model.num_classes'", 'expected an integer']),
+    ('model: {backbone: HRNet_W48_NV}', ["'model.backbone'", 'expected a mapping']),
+    ('model: 3', ["'model'", 'expected a mapping']),
+    ('val_dataset: {mode: 3}', ["'val_dataset.mode'", 'expected text']),
+    ('test_config: {flip: true}', ["'test_config.flip'", 'flip_horizontal']),
+])
+def test_what_does_not_fit_is_refused_with_key_file_and_names(tmp_path, text, expected):
+    path = write(tmp_path, text)
+    message = refusal(path)
+    assert message.startswith(f'{path}: key ')
+    for part in expected:
+        assert part in message
+
+
+def test_the_file_named_is_the_one_that_says_it(tmp_path):
+    write(tmp_path, 'model: {n_scale: [1.0]}')
+    derived = tmp_path / 'derived.yml'
+    derived.write_text('_base_: mine.yml\niters: 3\n')
+    assert refusal(derived).startswith(f'{tmp_path / "mine.yml"}: key ')
+
+
+@pytest.mark.parametrize('opts, text', [('model.n_scales', 'found no "="'), ('modle.n_scales=1', 'did you mean model?'),
+                                        ('model.n_scale=[1.0]', 'did you mean n_scales'),
+                                        ('train_dataset.transforms.9.type=x', '9'), ('iters=abc', 'expected an integer')])
+def test_bad_overrides(opts, text):
+    message = refusal(RECIPE, opts=[opts])
+    assert message.startswith(f'--opts {opts}') and text in message
+
+
+def test_files_that_are_no_configs(tmp_path):
+    assert 'found nothing' in refusal(tmp_path / 'none.yml')
+    (tmp_path / 'x.yml').write_text('a: [1\nb: 2')
+    assert 'line 2 is not valid YAML' in refusal(tmp_path / 'x.yml')
+    (tmp_path / 'x.yml').write_text('- 1')
+    assert 'expected a mapping of keys, found list' in refusal(tmp_path / 'x.yml')
+    (tmp_path / 'x.yml').write_text('_base_: gone.yml')
+    assert f'{tmp_path / "gone.yml"}: expected a config file' in refusal(tmp_path / 'x.yml')
+    (tmp_path / 'x.yml').write_text('iters: 3')
+    assert "'batch_size'" in refusal(tmp_path / 'x.yml')
+
+
+def test_builds_through_paddleseg_with_our_classes(tiny_config, recwarn):
+    builder = Builder(Config(tiny_config))
+    assert type(builder.model) is MscaleOCRNet and type(builder.loss['types'][0]) is DiceLoss
+    assert type(builder.optimizer).__name__ == 'Momentum'
+    assert len(builder.train_dataset) == 12 and len(builder.val_dataset) == 3
+    assert builder.labels.names[0] == 'road' and builder.labels.num_classes == 19
+    assert manager.MODELS['MscaleOCRNet'] is MscaleOCRNet
+    assert not [w for w in recwarn if 'exists already' in str(w.message)]
+
+
+def test_num_classes_follows_the_dataset(tiny_config):
+    config = Config(tiny_config)
+    del config.dic['model']['num_classes']
+    assert Builder(config).model.ocrnet.head.cls_head.weight.shape[0] == 19
+
+
+def test_the_cause_of_a_failed_build_is_told(tiny_config):
+    builder = Builder(Config(tiny_config, opts=['train_dataset.dataset_root=/nowhere']))
+    with pytest.raises((ValueError, OSError), match='/nowhere'):
+        _ = builder.train_dataset
+
+
+def test_the_saved_config_is_the_resolved_one(tiny_config, tmp_path):
+    config = Config(tiny_config, opts=['iters=5'])
+    config.save(tmp_path / 'run' / 'config.yml')
+    assert yaml.safe_load((tmp_path / 'run' / 'config.yml').read_text()) == config.dic
+    assert Config(tmp_path / 'run' / 'config.yml').dic == config.dic
+
+
+def test_warm_up_through_paddleseg(tiny_config):
+    opts = ['lr_scheduler.warmup_iters=2', 'lr_scheduler.warmup_start_lr=0.0']
+    schedule = Builder(Config(tiny_config, opts=opts)).lr_scheduler
+    assert isinstance(schedule, paddle.optimizer.lr.LinearWarmup) and schedule() == 0
+
+
+def test_pretrained_is_not_looked_for_outside_training():
+    assert 'pretrained' not in Config(RECIPE, with_pretrained=False).dic['model']
+    assert Config(RECIPE).dic['model']['pretrained'] == 'pretrain/pretrained.pdparams'

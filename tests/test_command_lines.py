@@ -1,0 +1,214 @@
+"""train.py, val.py and predict.py as a user runs them: a tiny network on tiny toy data, and what can go wrong."""
+import json
+import os
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import paddle
+import pytest
+from PIL import Image
+
+import predict
+import train
+import val
+from datasets.labels import CITYSCAPES
+from engine import cli
+from tests.conftest import ROOT
+
+
+def run(main, *argv, capsys=None):
+    """Exit status of a script's main in this process, through the same door as the command line."""
+    with pytest.raises(SystemExit) as stop:
+        cli.run(main, [str(a) for a in argv])
+    return stop.value.code
+
+
+@pytest.fixture(scope='module')
+def trained(toy, tmp_path_factory):
+    """(config, run folder) of three iterations through the real command line, curves included."""
+    folder = tmp_path_factory.mktemp('trained')
+    config = folder / 'tiny.yml'
+    config.write_text(f'_base_: {ROOT}/configs/toy.yml\niters: 3\nbatch_size: 2\n'
+                      'model: {ocr_mid_channels: 16, ocr_key_channels: 8, attn_channels: 8}\n'
+                      f'train_dataset: {{dataset_root: {toy}}}\nval_dataset: {{dataset_root: {toy}}}\n')
+    command = [sys.executable, 'train.py', '--config', str(config), '--save_dir', str(folder / 'run'), '--do_eval',
+               '--use_vdl', '--log_iters', '1', '--save_interval', '2', '--num_workers', '2']
+    environment = {key: value for key, value in os.environ.items() if key != 'OMP_NUM_THREADS'}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    (folder / 'log.txt').write_text(done.stdout)
+    return config, folder / 'run'
+
+
+def test_train_leaves_what_paddleseg_leaves(trained):
+    _, folder = trained
+    for name in ('iter_2/model.pdparams', 'iter_2/model.pdopt', 'iter_3/model.pdparams', 'best_model/model.pdparams',
+                 'config.yml'):
+        assert (folder / name).stat().st_size > 100
+    assert list(folder.glob('vdlrecords*'))
+    assert not list(folder.glob('.*'))
+
+
+def test_train_logs_as_paddleseg_does_and_uses_all_cores(trained):
+    log = (trained[1].parent / 'log.txt').read_text()
+    assert '[TRAIN] epoch: 1, iter: 1/3, loss: ' in log and 'reader_cost: ' in log and '| ETA ' in log
+    assert '[EVAL] The model with the best validation mIoU (' in log
+    assert f'{len(os.sched_getaffinity(0))} thread(s)' in log
+
+
+def test_val_prints_the_table_and_writes_json(trained, capsys):
+    config, folder = trained
+    weights = folder / 'iter_3' / 'model.pdparams'
+    assert run(val.main, '--config', config, '--model_path', weights, '--aug_eval', '--flip_horizontal') is None
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in CITYSCAPES.names)
+    data = json.loads((folder / 'iter_3' / 'evaluation_tiny_flip.json').read_text())
+    assert f'mIoU: {100 * data["miou"]:.2f}%' in printed and data['images'] == 3
+    assert set(data['classes']) == set(CITYSCAPES.names)
+    occurring = [c['iou'] for c in data['classes'].values() if c['iou'] is not None]
+    assert data['miou'] == pytest.approx(np.mean(occurring)) and len(occurring) < 19
+
+
+def test_evaluation_in_training_and_val_agree(trained, capsys):
+    config, folder = trained
+    state = json.loads((folder / 'iter_3' / 'state.json').read_text())
+    assert run(val.main, '--config', config, '--model_path', folder / 'best_model' / 'model.pdparams') is None
+    data = json.loads((folder / 'best_model' / 'evaluation_tiny.json').read_text())
+    assert data['miou'] == pytest.approx(state['best_miou'], abs=1e-6)
+
+
+def test_predict_keeps_folders_and_reports_what_is_no_image(trained, toy, tmp_path, capsys):
+    config, folder = trained
+    images = tmp_path / 'images'
+    (images / 'a b' / 'città').mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    picture = rng.integers(0, 256, [37, 51, 3], np.uint8)
+    cv2.imwrite(str(images / 'one.png'), picture)
+    cv2.imwrite(str(images / 'a b' / 'città' / 'one.jpg'), picture)
+    cv2.imwrite(str(images / 'a b' / 'one.bmp'), picture)
+    cv2.imwrite(str(images / 'a b' / 'one.png'), picture)
+    (images / 'broken.png').write_bytes(b'no image')
+    out = images / 'out'  # inside the folder that is searched: a second run must not find it
+    for _ in range(2):
+        status = run(predict.main, '--config', config, '--model_path', folder / 'iter_3' / 'model.pdparams',
+                     '--image_path', images, '--save_dir', out)
+        assert status == 1
+        error = capsys.readouterr().err
+        assert f'error: {images / "broken.png"}: expected an image that decodes, found 8 bytes' in error
+    names = {'one.png', 'a b/città/one.png', 'a b/one.bmp.png', 'a b/one.png.png'}
+    for kind in ('pseudo_color_prediction', 'added_prediction'):
+        assert {p.relative_to(out / kind).as_posix() for p in (out / kind).rglob('*.png')} == names
+    with Image.open(out / 'pseudo_color_prediction' / 'one.png') as predicted:
+        assert predicted.mode == 'P' and predicted.size == (51, 37)
+        assert predicted.getpalette()[:6] == [128, 64, 128, 244, 35, 232]
+        ids, colors = np.asarray(predicted), np.asarray(predicted.convert('RGB'))
+    expected = np.round(0.6 * picture[..., ::-1] + 0.4 * np.array(CITYSCAPES.palette)[ids])
+    added = cv2.imread(str(out / 'added_prediction' / 'one.png'))[..., ::-1]
+    assert np.abs(added - expected).max() <= 1
+    np.testing.assert_array_equal(colors, np.array(CITYSCAPES.palette)[ids])
+
+
+def test_predict_equals_the_model_run_by_hand(trained, toy, tmp_path):
+    from engine.config import Builder, Config
+
+    config, folder = trained
+    weights = folder / 'iter_3' / 'model.pdparams'
+    source = sorted((toy / 'leftImg8bit' / 'val').rglob('*.png'))[0]
+    (tmp_path / 'list.txt').write_text(f'{source}\n')
+    colors = [str(i) for i in range(57)]
+    assert run(predict.main, '--config', config, '--model_path', weights, '--image_path', tmp_path / 'list.txt',
+               '--save_dir', tmp_path / 'out', '--custom_color', *colors) is None
+    model = Builder(Config(config)).model
+    model.set_state_dict(paddle.load(str(weights)))
+    model.eval()
+    rgb = cv2.imread(str(source))[..., ::-1] / 255
+    normal = ((rgb - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]).transpose(2, 0, 1)[None].astype('float32')
+    with paddle.no_grad():
+        expected = model(paddle.to_tensor(normal))[0].numpy()[0].argmax(0)
+    with Image.open(tmp_path / 'out' / 'pseudo_color_prediction' / f'{source.stem}.png') as predicted:
+        np.testing.assert_array_equal(np.asarray(predicted), expected)
+        assert predicted.getpalette()[:57] == list(range(57))
+
+
+def test_resume_continues_as_if_nothing_had_happened(trained, tmp_path, capsys):
+    """Stopped after iteration 2 of 3, data order, augmentation, dropout and momentum go on: same weights, bit for bit."""
+    config, _ = trained
+    common = '--config', config, '--log_iters', 1
+    assert run(train.main, *common, '--save_dir', tmp_path / 'straight', '--save_interval', 2) is None
+    assert run(train.main, *common, '--save_dir', tmp_path / 'resumed', '--num_workers', 1, '--resume_model',
+               tmp_path / 'straight' / 'iter_2') is None
+    straight, resumed = (paddle.load(str(tmp_path / run / 'iter_3' / 'model.pdparams')) for run in ('straight', 'resumed'))
+    assert straight.keys() == resumed.keys()
+    different = [name for name in straight if not np.array_equal(straight[name].numpy(), resumed[name].numpy())]
+    assert not different
+
+
+def messages(capsys, main, *argv):
+    status = run(main, *argv)
+    error = capsys.readouterr().err.strip()
+    assert status == 1 and 'Traceback' not in error
+    return error.splitlines()
+
+
+def test_a_run_does_not_overwrite_checkpoints(trained, capsys):
+    config, folder = trained
+    before = {p: p.stat().st_mtime_ns for p in folder.rglob('*')}
+    (line,) = messages(capsys, train.main, '--config', config, '--save_dir', folder)
+    assert f'error: --save_dir {folder}: expected a folder without checkpoints, found 2 up to iter_3' in line
+    assert before == {p: p.stat().st_mtime_ns for p in folder.rglob('*')}
+
+
+@pytest.mark.parametrize('main, argv, expected', [
+    (train.main, ['--config', 'nothing.yml'], 'nothing.yml: expected a config file (.yml), found nothing'),
+    (train.main, ['--config', '{config}', '--resume_model', '/none'], 'expected a checkpoint with model.pdparams'),
+    (train.main, ['--config', '{config}', '--resume_model', '{run}/iter_3', '--iters', '2'], 'raise --iters'),
+    (train.main, ['--config', '{config}', '--opts', 'model.pretrained=/none.pdparams'], '/none.pdparams: expected'),
+    (train.main, ['--config', '{config}', '--opts', 'train_dataset.dataset_root=/none'], '/none'),
+    (val.main, ['--config', '{config}', '--model_path', '/none.pdparams'], '/none.pdparams: expected a weights file'),
+    (val.main, ['--config', '{config}', '--model_path', '{run}/iter_3/model.pdopt'], 'is it an optimizer state'),
+    (val.main, ['--config', '{config}', '--model_path', '{run}/iter_3/model.pdparams', '--opts',
+                'model.ocr_mid_channels=32'], 'use the config that these weights were trained with'),
+    (predict.main, ['--config', '{config}', '--model_path', '{run}/iter_3/model.pdparams', '--image_path', '/none'],
+     '--image_path /none: expected an image, a folder or a list file'),
+    (predict.main, ['--config', '{config}', '--model_path', '{run}/iter_3/model.pdparams', '--image_path', '{run}'],
+     'expected at least one image'),
+    (predict.main, ['--config', '{config}', '--model_path', '{run}/iter_3/model.pdparams', '--image_path', '{toy}',
+                    '--custom_color', '1', '2', '3'], '--custom_color: expected 57 values'),
+])
+def test_bad_input_is_one_line(trained, toy, tmp_path, capsys, monkeypatch, main, argv, expected):
+    config, folder = trained
+    monkeypatch.chdir(tmp_path)
+    argv = [a.format(config=config, run=folder, toy=toy) for a in argv]
+    lines = messages(capsys, main, *argv)
+    assert lines[0].startswith('error: ') and expected in lines[0]
+    assert not list(tmp_path.rglob('*.pdparams')) and not list(tmp_path.rglob('*.png'))
+
+
+def test_val_never_scores_random_weights(trained, capsys):
+    with pytest.raises(SystemExit) as stop:
+        val.main(['--config', str(trained[0])])
+    assert stop.value.code == 2 and '--model_path' in capsys.readouterr().err
+
+
+def test_an_error_in_a_data_worker_names_the_file(trained, toy, tmp_path, capfd):
+    import shutil
+    config, _ = trained
+    shutil.copytree(toy, tmp_path / 'data')
+    label = sorted((tmp_path / 'data' / 'gtFine' / 'train').rglob('*_labelTrainIds.png'))[0]
+    values = np.array(Image.open(label))
+    values[0, 0] = 26
+    Image.fromarray(values).save(label)
+    done = subprocess.run([sys.executable, 'train.py', '--config', str(config), '--num_workers', '2', '--iters', '12',
+                           '--save_dir', str(tmp_path / 'run'), '--opts', 'train_dataset.coarse_multiple=0',
+                           f'train_dataset.dataset_root={tmp_path / "data"}'], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    last = [line for line in done.stderr.splitlines() if line.startswith('error: ')]
+    assert len(last) == 1 and str(label) in last[0] and '26' in last[0]
+
+
+def test_debug_shows_the_traceback(tmp_path, capsys):
+    assert run(train.main, '--config', tmp_path / 'no.yml', '--debug') == 1
+    error = capsys.readouterr().err
+    assert 'Traceback' in error and error.strip().splitlines()[-1].startswith('error: ')

@@ -1,0 +1,212 @@
+"""The conversion to train ids against the images that cityscapesscripts draws in train ids."""
+import os
+import re
+import shutil
+
+import numpy as np
+import pytest
+from cityscapesscripts.helpers.labels import labels as reference_labels
+from cityscapesscripts.preparation.json2labelImg import json2labelImg
+from PIL import Image
+
+from datasets.labels import CITYSCAPES
+from tools import convert_labels
+from tools.convert_cityscapes import main
+from tools.make_toy_cityscapes import make_toy
+
+
+@pytest.fixture(scope='module')
+def fresh(tmp_path_factory):
+    root = tmp_path_factory.mktemp('fresh') / 'toy'
+    make_toy(root, (64, 128), train=4, val=2, extra=0, seed=3)
+    return root
+
+
+@pytest.fixture
+def toy(fresh, tmp_path):
+    return shutil.copytree(fresh, tmp_path / 'toy')
+
+
+def run(root, workers=1):
+    return main(['--cityscapes_path', str(root), '--num_workers', str(workers)])
+
+
+def converted(root):
+    return {path: path.read_bytes() for path in root.rglob('*labelTrainIds*')}
+
+
+def sources(root):
+    return sorted(root.glob('gtFine/*/*/*_labelIds.png'))
+
+
+def target(source):
+    return source.with_name(source.name.replace('labelIds', 'labelTrainIds'))
+
+
+def check_against_cityscapesscripts(root, tmp_path, count):
+    paths = sorted(root.glob('gtFine/*/*/*_labelTrainIds.png'))
+    assert len(paths) == count
+    for path in paths:
+        json2labelImg(str(path).replace('labelTrainIds.png', 'polygons.json'), str(tmp_path / 'drawn.png'), 'trainIds')
+        with Image.open(path) as image, Image.open(tmp_path / 'drawn.png') as drawn:
+            assert image.mode == 'L'
+            np.testing.assert_array_equal(np.array(image), np.array(drawn))
+
+
+def test_label_set_is_that_of_cityscapesscripts():
+    evaluated = sorted((label for label in reference_labels if not label.ignoreInEval), key=lambda label: label.trainId)
+    assert CITYSCAPES.names == tuple(label.name for label in evaluated)
+    assert CITYSCAPES.label_ids == tuple(label.id for label in evaluated)
+    assert CITYSCAPES.palette == tuple(label.color for label in evaluated)
+    assert CITYSCAPES.ignore_index == next(label.trainId for label in reference_labels if label.name == 'unlabeled')
+
+
+@pytest.mark.parametrize('workers', [0, 1, 2])
+def test_equals_what_cityscapesscripts_draws_in_train_ids(toy, tmp_path, capsys, workers):
+    assert run(toy, workers) == 0
+    check_against_cityscapesscripts(toy, tmp_path, 6)
+    assert capsys.readouterr().out.splitlines()[-1] == '6 converted, 0 already up to date, 0 failed'
+
+
+def test_missing_label_image_is_drawn_from_its_polygons(toy, tmp_path):
+    source = sources(toy)[0]
+    pixels = np.array(Image.open(source))
+    source.unlink()
+    assert run(toy) == 0
+    check_against_cityscapesscripts(toy, tmp_path, 6)
+    np.testing.assert_array_equal(np.array(Image.open(source)), pixels)
+
+
+def test_group_labels_are_drawn(toy, tmp_path):
+    polygons = next(toy.glob('gtFine/*/*/*polygons.json'))
+    polygons.write_text(polygons.read_text().replace('"car"', '"cargroup"'))
+    assert 'cargroup' in polygons.read_text()
+    polygons.with_name(polygons.name.replace('polygons.json', 'labelIds.png')).unlink()
+    assert run(toy) == 0
+    check_against_cityscapesscripts(toy, tmp_path, 6)
+
+
+def test_dummy_labels_of_the_test_split(toy):
+    """In the real data they are all `unlabeled`, `ego vehicle` or `out of roi`."""
+    folder = toy / 'gtFine/test/berlinchen'
+    folder.mkdir(parents=True)
+    source = folder / 'berlinchen_000000_000019_gtFine_labelIds.png'
+    Image.fromarray(np.tile(np.arange(4, dtype=np.uint8), (8, 4))).save(source)
+    assert run(toy) == 0
+    assert (np.array(Image.open(target(source))) == 255).all()
+
+
+def test_second_run_skips_what_is_up_to_date(toy, capsys):
+    run(toy)
+    before = {path: path.stat().st_mtime_ns for path in converted(toy)}
+    assert run(toy) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == '0 converted, 6 already up to date, 0 failed'
+    assert {path: path.stat().st_mtime_ns for path in converted(toy)} == before
+
+
+def test_changed_label_image_is_converted_again(toy, capsys):
+    run(toy)
+    source = sources(toy)[2]
+    Image.fromarray(np.full((64, 128), 26, np.uint8)).save(source)
+    later = target(source).stat().st_mtime + 10
+    os.utime(source, (later, later))
+    assert run(toy) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == '1 converted, 5 already up to date, 0 failed'
+    assert (np.array(Image.open(target(source))) == 13).all()
+
+
+def test_interrupted_run_continues(toy, tmp_path, monkeypatch, capsys):
+    written = []
+
+    def interrupted(path, data):
+        if len(written) == 2:
+            raise KeyboardInterrupt
+        written.append(path)
+        write(path, data)
+
+    write = convert_labels.write_atomically
+    with monkeypatch.context() as patch:
+        patch.setattr(convert_labels, 'write_atomically', interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run(toy)
+    assert set(converted(toy)) == set(written) and len(written) == 2
+    assert run(toy) == 0
+    assert '4 converted, 2 already up to date' in capsys.readouterr().out
+    check_against_cityscapesscripts(toy, tmp_path, 6)
+
+
+def test_half_written_file_is_never_seen(toy, monkeypatch):
+    def no_space(source, destination):
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr(os, 'replace', no_space)
+    assert run(toy) == 1
+    assert converted(toy) == {}
+
+
+def rgb(path):
+    Image.open(path).convert('RGB').save(path)
+
+
+def sixteen_bit(path):
+    Image.fromarray(np.array(Image.open(path)).astype(np.uint16)).save(path)
+
+
+def truncated(path):
+    path.write_bytes(path.read_bytes()[:200])
+
+
+def no_image(path):
+    path.write_text('<html>log in first</html>')
+
+
+def impossible(path):
+    image = np.array(Image.open(path))
+    image[5, 7] = 77
+    Image.fromarray(image).save(path)
+
+
+@pytest.mark.parametrize('workers', [1, 2])
+@pytest.mark.parametrize('spoil, found', [
+    (rgb, 'found mode RGB'), (sixteen_bit, 'found mode I;16'), (truncated, 'cannot be read'),
+    (no_image, 'cannot be read'), (impossible, r'\(0\.\.33 or 255\), found the value 77')])
+def test_bad_label_image_is_named_and_the_rest_is_done(toy, capsys, spoil, found, workers):
+    good, bad = sources(toy)[1:], sources(toy)[0]
+    spoil(bad)
+    assert run(toy, workers) == 1
+    output = capsys.readouterr()
+    lines = [line for line in output.err.splitlines() if line.startswith('error')]
+    assert len(lines) == 1
+    assert re.fullmatch(f'error: {re.escape(str(bad))}: expected an 8-bit single channel image .*{found}.*extract.*',
+                        lines[0])
+    assert output.out.splitlines()[-1] == '5 converted, 0 already up to date, 1 failed'
+    assert set(converted(toy)) == {target(path) for path in good}
+
+
+@pytest.mark.parametrize('old, new, found', [
+    ('"road"', '"raod"', 'unknown label "raod"'), ('"objects"', '"things"', "KeyError: 'objects'"),
+    ('{', '', 'JSONDecodeError')])
+def test_bad_polygons_are_named_and_the_rest_is_done(toy, capsys, old, new, found):
+    bad = sources(toy)[0]
+    polygons = bad.with_name(bad.name.replace('labelIds.png', 'polygons.json'))
+    polygons.write_text(polygons.read_text().replace(old, new))
+    bad.unlink()
+    assert run(toy) == 1
+    output = capsys.readouterr()
+    lines = [line for line in output.err.splitlines() if line.startswith('error')]
+    assert len(lines) == 1 and str(polygons) in lines[0] and found in lines[0]
+    assert len(converted(toy)) == 5 and not bad.exists()
+
+
+def test_missing_folder(tmp_path):
+    (tmp_path / 'leftImg8bit').mkdir()
+    with pytest.raises(FileNotFoundError, match=r'gtFine: expected label.*found none.*leftImg8bit.*extract') as info:
+        run(tmp_path)
+    assert '\n' not in str(info.value)
+    with pytest.raises(FileNotFoundError, match='nowhere: nothing'):
+        run(tmp_path / 'nowhere')
+
+
+def test_number_of_workers_is_checked(toy):
+    with pytest.raises(ValueError, match='num_workers: expected 0 or more, found -1'):
+        run(toy, -1)

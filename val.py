@@ -1,0 +1,52 @@
+"""Score weights on the validation set: python val.py --config configs/toy.yml --model_path output/best_model/model.pdparams"""
+import argparse
+import json
+import logging
+from pathlib import Path
+
+from engine import cli, flags
+
+
+def parse_args(argv):
+    parser = argparse.ArgumentParser(description=__doc__)
+    flags.add_inference_flags(parser, '--aug_eval')
+    cli.add_debug_flag(parser)
+    return parser.parse_args(argv)
+
+
+def main(argv):
+    args = parse_args(argv)
+    cli.start_paddle()
+    import paddle
+
+    from engine import metrics
+    from engine.config import Builder, Config
+    from engine.evaluator import evaluate
+    from engine.files import write_atomically
+    from engine.inference import Predictor, load_model
+
+    logger = logging.getLogger('val')
+    flags.warn_unused(args, logger)
+    config = Config(args.config, args.opts, with_pretrained=False)
+    weights = Path(args.model_path)
+    report = weights.with_name(f'evaluation_{Path(args.config).stem}{flags.describe(args)}.json')
+    builder = Builder(config)
+    flags.check_writable(report.parent)
+    predict = Predictor(load_model(builder, args.model_path), **flags.predictor_options(vars(args)))
+    dataset, labels = builder.val_dataset, builder.labels
+    logger.info('evaluate %s on %d images of %s', weights, len(dataset), config.val_dataset_cfg.get('dataset_root'))
+    result = evaluate(predict, dataset, args.num_workers)
+    if paddle.distributed.get_rank() == 0:
+        print(metrics.table(result, labels.names))
+        print(f'images: {len(dataset)}  mIoU: {100 * result["miou"]:.2f}%  accuracy: {100 * result["accuracy"]:.2f}%')
+        settings = {'config': args.config, 'model_path': args.model_path, 'opts': args.opts, 'images': len(dataset),
+                    'n_scales': config.model_cfg.get('n_scales'), 'test_time': {
+                        'scales': predict.scales, 'flips': len(predict.flips), 'crop_size_hw': predict.crop_size,
+                        'stride_hw': predict.stride}}
+        data = json.dumps({**settings, **metrics.as_json(result, labels.names)}, indent=1)
+        write_atomically(report, data.encode())
+        logger.info('written: %s', report)
+
+
+if __name__ == '__main__':
+    cli.run(main)
