@@ -12,7 +12,7 @@ def parse_args(argv):
     parser.add_argument('--iters', type=int, help='number of iterations, instead of the config\'s')
     parser.add_argument('--batch_size', type=int, help='images per process, instead of the config\'s')
     parser.add_argument('--learning_rate', type=float, help='initial learning rate, instead of the config\'s')
-    parser.add_argument('--save_interval', type=int, default=1000, help='iterations between checkpoints (and evaluations)')
+    parser.add_argument('--save_interval', type=int, default=1000, help='iterations from checkpoint to checkpoint')
     parser.add_argument('--resume_model', help='checkpoint folder to continue from, like output/iter_1000')
     parser.add_argument('--save_dir', default='output', help='folder of checkpoints, best model, curves')
     parser.add_argument('--keep_checkpoint_max', type=int, default=5, help='checkpoints to keep (0: all)')

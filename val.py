@@ -1,4 +1,4 @@
-"""Score weights on the validation set: python val.py --config configs/toy.yml --model_path output/best_model/model.pdparams"""
+"""Score weights on the validation set: python val.py --config configs/toy.yml --model_path .../model.pdparams"""
 import argparse
 import json
 import logging

@@ -15,8 +15,8 @@ def add_debug_flag(parser):
 def run(main, argv=None):
     """Run a script: `main(argv)` returns its exit status (None is 0). Never returns.
 
-    ValueError and OSError are what a user can cause: their text is printed as one `error:` line, status 1. Anything
-    else is a defect of ours and says so. `--debug` shows the traceback.
+    ValueError, OSError and FloatingPointError are what a user can cause: their text is printed as one `error:` line,
+    status 1. Anything else is a defect of ours and says so. `--debug` shows the traceback.
     """
     argv = sys.argv[1:] if argv is None else argv
     try:
@@ -24,7 +24,7 @@ def run(main, argv=None):
     except KeyboardInterrupt:
         print('interrupted', file=sys.stderr)
         status = 130
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         status = _report('error', error, argv)
     except Exception as error:
         status = _report(f'internal error: {type(error).__name__}', error, argv)
@@ -41,7 +41,7 @@ def _report(kind, error, argv):
 
 
 def start_paddle():
-    """Import Paddle with all cores (it takes one unless OMP_NUM_THREADS is set), log to standard output, join processes.
+    """Import Paddle with all cores (it takes one unless OMP_NUM_THREADS is set), start logging, join other processes.
 
     Returns the number of threads. Under paddle.distributed.launch, whose own import of Paddle has put
     OMP_NUM_THREADS=1 into the environment, the cores are divided among the processes of this machine.

@@ -60,7 +60,8 @@ def _override(dic, item):
     """Apply one `a.b.0.c=value`; the value is a Python or YAML literal, else a string."""
     key, equals, text = item.partition('=')
     if not equals:
-        raise ValueError(f'--opts {item}: expected key=value, found no "="; for example --opts model.n_scales=[0.5,1.0]')
+        raise ValueError(f'--opts {item}: expected key=value, found no "="; for example '
+                         '--opts model.n_scales=[0.5,1.0]')
     try:
         value = literal_eval(text)
     except (ValueError, SyntaxError):
@@ -72,7 +73,7 @@ def _override(dic, item):
         except (KeyError, IndexError, TypeError):
             keys = list(dic) if isinstance(dic, dict) else range(len(dic)) if isinstance(dic, list) else []
             raise ValueError(f'--opts {item}: the config has no {part!r} there; {_nearest(part, keys)}') from None
-    if isinstance(dic, list) and not (isinstance(last, int) and last < len(dic)) or not isinstance(dic, (list, dict)):
+    if (isinstance(dic, list) and not (isinstance(last, int) and last < len(dic))) or not isinstance(dic, (list, dict)):
         raise ValueError(f'--opts {item}: {key!r} cannot be set there; the parent is {dic!r:.60}')
     dic[last] = value
 
@@ -120,8 +121,8 @@ class _Checker:
         if not isinstance(value, kinds) or wrong_bool:
             names = {int: 'an integer', float: 'a number', bool: 'True or False', str: 'text', list: 'a list',
                      dict: 'a mapping', tuple: 'a list'}
-            wanted = 'a number' if kinds == NUMBER else ' or '.join(dict.fromkeys(names[k] for k in kinds if k in names))
-            hint = ' (YAML reads 1e-3 as text: write 0.001 or 1.0e-3)' if isinstance(value, str) and NUMBER == kinds \
+            wanted = 'a number' if kinds == NUMBER else ' or '.join(dict.fromkeys(names[kind] for kind in kinds))
+            hint = ' (YAML reads 1e-3 as text: write 0.001 or 1.0e-3)' if isinstance(value, str) and kinds == NUMBER \
                 else ''
             self.fail(keys, f'expected {wanted}, found {value!r}; correct the value{hint}')
 
@@ -159,7 +160,7 @@ class _Checker:
         default = parameter.default
         if keys[-1] in COMPONENTS and isinstance(value, (dict, list)):
             self.components(keys, value)
-        elif default is None or value is None and default is not parameter.empty:
+        elif default is None or (value is None and default is not parameter.empty):
             return  # PaddleSeg's None stands for several kinds
         elif default is parameter.empty:
             expected = {'num_classes': int, 'backbone_indices': list, 'dataset_root': str, 'min_K': int,
@@ -271,7 +272,7 @@ class Builder(paddleseg.cvlibs.SegBuilder):
 
     def __init__(self, config):
         super().__init__(config)
-        paddleseg_logger.log_level = 0  # it prints every component it builds; the resolved config is in the run's folder
+        paddleseg_logger.log_level = 0  # it prints every component it builds
 
     def build_component(self, cfg):
         try:

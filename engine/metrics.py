@@ -44,7 +44,7 @@ def table(result, names):
 
 
 def as_json(result, names):
-    """The scores as plain types: {'miou', 'accuracy', 'classes': {name: {'iou', 'precision', 'recall'}}}, null for NaN."""
+    """The scores in plain types: {'miou', 'accuracy', 'classes': {name: {'iou', 'precision', 'recall'}}}, NaN null."""
     def plain(value):
         return float(value) if np.isfinite(value) else None
 

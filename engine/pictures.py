@@ -33,7 +33,7 @@ def find_images(path, exclude=None):
     elif path.is_file():
         images, outputs = [path], [Path(path.name)]
     else:
-        raise FileNotFoundError(f'--image_path {path}: expected an image, a folder or a list file, found nothing there; '
+        raise FileNotFoundError(f'--image_path {path}: expected an image, a folder or a list file, found nothing; '
                                 'check the path')
     if not images:
         raise ValueError(f'--image_path {path}: expected at least one image ({" ".join(IMAGE_SUFFIXES)}), found none; '

@@ -9,7 +9,7 @@ from models.hrnet import BACKBONES
 from models.mscale_ocrnet import MscaleOCRNet
 from models.weights import load_weights
 
-__all__ = ['EpochStream', 'IGNORE_INDEX', 'LabelSet', 'load_weights', 'register', 'shard', 'weighted_losses']
+__all__ = ['IGNORE_INDEX', 'EpochStream', 'LabelSet', 'load_weights', 'register', 'shard', 'weighted_losses']
 
 
 def register():

@@ -32,6 +32,9 @@ def train(model, dataset, losses, optimizer, *, iters, batch_size, save_dir, see
     meter = _Meter(batch_size * world_size)
     logger.info('train: iterations %d to %d, batch %d x %d process(es) = %d images, %d images per epoch',
                 start, iters, batch_size, world_size, batch_size * world_size, len(dataset))
+    if batch_size * (world_size if paddle.get_device() != 'cpu' else 1) == 1:
+        logger.warning('batch norm sees one image per step: its running statistics, and with them the evaluation, may '
+                       'be far off; use --batch_size 2 or more, or several GPUs')
 
     model.train()
     with logging_redirect_tqdm(), tqdm(total=iters, initial=start, desc='train', unit='iter',
@@ -56,9 +59,9 @@ def train(model, dataset, losses, optimizer, *, iters, batch_size, save_dir, see
             if iteration % log_iters == 0 or iteration == iters:
                 log = meter.summary(iters - iteration)
                 epoch = (iteration * batch_size * world_size - 1) // len(dataset) + 1
-                logger.info('[TRAIN] epoch: %d, iter: %d/%d, loss: %.4f, lr: %.6f, batch_cost: %.4f, reader_cost: %.5f, '
-                            'ips: %.4f samples/sec | ETA %s', epoch, iteration, iters, log['loss'], lr,
-                            log['batch_cost'], log['reader_cost'], log['ips'], log['eta'])
+                logger.info('[TRAIN] epoch: %d, iter: %d/%d, loss: %.4f, lr: %.6f, batch_cost: %.4f, '
+                            'reader_cost: %.5f, ips: %.4f samples/sec | ETA %s', epoch, iteration, iters,
+                            log['loss'], lr, log['batch_cost'], log['reader_cost'], log['ips'], log['eta'])
                 if writer:
                     for name in ('loss', 'batch_cost', 'reader_cost', 'ips'):
                         writer.add_scalar(f'Train/{name}', log[name], iteration)
@@ -82,6 +85,9 @@ def train(model, dataset, losses, optimizer, *, iters, batch_size, save_dir, see
 
 
 def _evaluate(evaluate, model, iteration, state, save_dir, writer, rank):
+    if paddle.distributed.get_world_size() > 1:
+        for statistics in model.buffers():  # without SyncBatchNorm (on CPUs) every process has its own
+            paddle.distributed.broadcast(statistics, 0)
     model.eval()
     result = evaluate(model)
     model.train()

@@ -82,19 +82,22 @@ class _Statistics(PyLayer):
     @full_precision
     def forward(ctx, logits, labels, ignore_index):
         dtype = _work_dtype(logits)
-        num_images, num_classes = logits.shape[:2]
-        ones = paddle.ones([num_classes], dtype)
+        num_images, num_classes, _, width = logits.shape
+        column, row = paddle.ones([num_classes], dtype), paddle.ones([width], dtype)
         probability = paddle.zeros([num_classes], 'float64')
         nll, normalizer = [], []
         for _, z, target, valid in _strips(logits, labels, ignore_index):
             top = _max_over_classes(z)
             z.subtract_(top)
             z_target = _at_target(z, target)
-            total = paddle.matmul(ones, z.exp_())
+            total = paddle.matmul(column, z.exp_())
             log_total = total.log()
             nll.append(paddle.where(valid, log_total - z_target, paddle.zeros_like(top)))
             normalizer.append(top + log_total)
-            probability += paddle.matmul(z, valid.astype(dtype) / total).astype('float64')
+            z.multiply_(valid.astype(dtype) / total)
+            # Image rows first, then float64: one long float32 sum is off by 3e-5.
+            rows = paddle.matmul(z.reshape([num_classes, -1, width]), row)
+            probability += rows.astype('float64').sum(axis=1)
         nll, normalizer = (paddle.concat(strips).reshape([num_images, -1]) for strips in (nll, normalizer))
         valid = labels != ignore_index
         # float64, because a large class adds up millions of probabilities one after the other.
@@ -109,8 +112,7 @@ class _Statistics(PyLayer):
     @full_precision
     def backward(ctx, d_nll, d_probability, d_intersection):
         logits, labels, normalizer = ctx.saved_tensor()
-        num_images, num_classes = logits.shape[:2]
-        height, width = logits.shape[2:]
+        num_images, num_classes, height, width = logits.shape
         grad = paddle.empty([num_images * num_classes * height, width], _work_dtype(logits))
         for (image, pixels), p, target, valid in _strips(logits, labels, ctx.ignore_index):
             p.subtract_(normalizer[image, pixels]).exp_()

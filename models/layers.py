@@ -36,7 +36,7 @@ def classifier(in_channels, out_channels, bias=True):
 
 
 def resize(x, size):
-    """Bilinear (N, C, H, W) -> (N, C, *size), half-pixel centres (align_corners=False); x itself if it has that size."""
+    """Bilinear (N, C, H, W) -> (N, C, *size), half-pixel centres (align_corners=False); x if it has that size."""
     if tuple(x.shape[2:]) == tuple(size):
         return x
     return F.interpolate(x, size=list(size), mode='bilinear', align_corners=False)

@@ -7,7 +7,7 @@ from models.layers import ConvBN, classifier
 
 
 def gather_regions(pixels, region_logits):
-    """Mean pixel of every class, weighted by a softmax over space: (N, C, H, W), (N, K, H, W) -> (N, C, K, 1). Eq. (3)"""
+    """Mean pixel per class, weighted by a softmax over space: (N, C, H, W), (N, K, H, W) -> (N, C, K, 1). Eq. (3)"""
     weights = F.softmax(region_logits.flatten(2), axis=2)  # (N, K, HW)
     return paddle.matmul(pixels.flatten(2), weights, transpose_y=True).unsqueeze(3)
 

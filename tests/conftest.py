@@ -7,7 +7,6 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 os.environ.setdefault('OMP_NUM_THREADS', '1')  # as Paddle does; the tests' tensors are small
-os.environ['CUDA_VISIBLE_DEVICES'] = ''
 sys.path.insert(0, str(ROOT))
 
 

@@ -133,13 +133,14 @@ def test_predict_equals_the_model_run_by_hand(trained, toy, tmp_path):
 
 
 def test_resume_continues_as_if_nothing_had_happened(trained, tmp_path, capsys):
-    """Stopped after iteration 2 of 3, data order, augmentation, dropout and momentum go on: same weights, bit for bit."""
+    """Stopped after iteration 2 of 3; data order, augmentation, dropout, momentum go on: the same weights."""
     config, _ = trained
     common = '--config', config, '--log_iters', 1
     assert run(train.main, *common, '--save_dir', tmp_path / 'straight', '--save_interval', 2) is None
     assert run(train.main, *common, '--save_dir', tmp_path / 'resumed', '--num_workers', 1, '--resume_model',
                tmp_path / 'straight' / 'iter_2') is None
-    straight, resumed = (paddle.load(str(tmp_path / run / 'iter_3' / 'model.pdparams')) for run in ('straight', 'resumed'))
+    straight, resumed = (paddle.load(str(tmp_path / name / 'iter_3' / 'model.pdparams'))
+                         for name in ('straight', 'resumed'))
     assert straight.keys() == resumed.keys()
     different = [name for name in straight if not np.array_equal(straight[name].numpy(), resumed[name].numpy())]
     assert not different

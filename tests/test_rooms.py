@@ -41,7 +41,8 @@ def test_imports_follow_the_table(path):
     if allowed is not None:
         assert not (tops & set(ROOMS)) - allowed, f'{name(path)} imports from rooms it does not know'
     if room in OUTSIDE:
-        assert not tops - OUTSIDE[room] - sys.stdlib_module_names - {room}, f'{name(path)} imports a library its room does not use'
+        unknown = tops - OUTSIDE[room] - sys.stdlib_module_names - {room}
+        assert not unknown, f'{name(path)} imports a library its room does not use'
     if room != 'tests' and room != 'benchmarks':
         assert not tops & {'tests', 'benchmarks'}
 

@@ -1,6 +1,7 @@
 """What a sample is, which files an epoch holds, and what is said about files that do not fit."""
 import os
 import random
+import threading
 
 import cv2
 import numpy as np
@@ -198,7 +199,8 @@ def test_workers_do_not_change_samples(cityscapes):
         loader = paddle.io.DataLoader(dataset, batch_sampler=stream, num_workers=num_workers)
         return [{key: value.numpy() for key, value in batch.items()} for batch in loader]
 
-    alone, shared = batches(0), batches(2)
+    # Workers first: where a loader's thread is just ending, a fork may copy a lock it holds, and the worker hangs.
+    shared, alone = batches(2), batches(0)
     assert len(alone) == len(shared) == 8
     for one, two in zip(alone, shared):
         assert one['img'].shape == (3, 3, 24, 48) and one['label'].shape == (3, 24, 48)
@@ -309,12 +311,14 @@ def test_file_that_is_gone(cityscapes):
         dataset[0]
 
 
-@pytest.mark.parametrize('num_workers', [0, 2])
-def test_error_in_a_worker_names_the_file(cityscapes, num_workers):
+def test_error_in_a_worker_names_the_file(cityscapes, monkeypatch):
+    # Paddle raises it in a thread of its own; the main one is told no more than that a queue was killed.
     assert cv2.imwrite(fine_label(cityscapes), values(33))
     text = read_error(cityscapes)
+    errors, arrived = [], threading.Event()
+    monkeypatch.setattr(threading, 'excepthook', lambda hook: (errors.append(hook.exc_value), arrived.set()))
     dataset = CityscapesAutolabeling([], cityscapes.root)
-    loader = paddle.io.DataLoader(dataset, batch_sampler=[[(0, 0), (0, 1)]], num_workers=num_workers)
-    with pytest.raises(ValueError) as caught:
-        list(loader)
-    assert text in str(caught.value)
+    with pytest.raises(SystemError):
+        list(paddle.io.DataLoader(dataset, batch_sampler=[[(0, 0), (0, 1)]], num_workers=2))
+    assert arrived.wait(timeout=10)
+    assert type(errors[0]) is ValueError and text in str(errors[0])

@@ -60,7 +60,7 @@ def test_resumed_stream_is_the_tail():
     assert (len(done), list(done)) == (0, [])
 
 
-@pytest.mark.parametrize('num_workers', [0, 2])
+@pytest.mark.parametrize('num_workers', [2, 0])
 def test_loader_hands_the_tuples_on(num_workers):
     stream = EpochStream(Echo(5), batch_size=2, iters=6, start_iter=1, seed=3)
     loader = paddle.io.DataLoader(Echo(5), batch_sampler=stream, num_workers=num_workers)

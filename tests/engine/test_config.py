@@ -115,7 +115,8 @@ def test_the_file_named_is_the_one_that_says_it(tmp_path):
 
 @pytest.mark.parametrize('opts, text', [('model.n_scales', 'found no "="'), ('modle.n_scales=1', 'did you mean model?'),
                                         ('model.n_scale=[1.0]', 'did you mean n_scales'),
-                                        ('train_dataset.transforms.9.type=x', '9'), ('iters=abc', 'expected an integer')])
+                                        ('train_dataset.transforms.9.type=x', '9'),
+                                        ('iters=abc', 'expected an integer')])
 def test_bad_overrides(opts, text):
     message = refusal(RECIPE, opts=[opts])
     assert message.startswith(f'--opts {opts}') and text in message

@@ -1,0 +1,36 @@
+# make demo: toy data, training, evaluation, pictures.  make test: the tests.  Both set themselves up first.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+
+.PHONY: setup demo test test-slow lint test-paddle26
+
+setup: $(VENV)/.installed
+
+$(VENV)/.installed: requirements.txt requirements-dev.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --no-deps -r requirements.txt -r requirements-dev.txt
+	touch $@
+
+demo: setup
+	$(BIN)/python tools/demo.py
+
+test: setup
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: setup
+	$(BIN)/python -m pytest -m slow
+
+lint: setup
+	$(BIN)/ruff check .
+
+# The same tests with Paddle 2.6.2, which is what pip installs for paddlepaddle-gpu; Python 3.10 to 3.12.
+.venv-paddle26/.installed: requirements.txt requirements-paddle26.txt requirements-dev.txt
+	$(PYTHON) -m venv .venv-paddle26
+	grep -vE '^(paddlepaddle|numpy|opencv-python-headless)==' requirements.txt > .venv-paddle26/common.txt
+	.venv-paddle26/bin/python -m pip install --quiet --no-deps \
+		-r .venv-paddle26/common.txt -r requirements-paddle26.txt -r requirements-dev.txt
+	touch $@
+
+test-paddle26: .venv-paddle26/.installed
+	.venv-paddle26/bin/python -m pytest -m "not slow"

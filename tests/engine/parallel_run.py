@@ -1,0 +1,35 @@
+"""Run by test_distributed.py: python parallel_run.py CONFIG SAVE_DIR BATCH_SIZE, alone or under the launcher."""
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from engine import cli
+
+
+def main(argv):
+    config_path, save_dir, batch_size = argv
+    cli.start_paddle()
+    import paddle
+
+    from engine.config import Builder, Config
+    from engine.evaluator import evaluate
+    from engine.inference import Predictor
+    from engine.trainer import train
+
+    builder = Builder(Config(config_path, opts=[
+        'model.dropout=0.0', 'lr_scheduler.learning_rate=0.0005',
+        'loss.types=[{"type": "BootstrappedCrossEntropyLoss", "min_K": 500, "loss_th": 0.05}]',
+        'loss.coef=[1, 0.4, 0.05, 0.05]']))
+    paddle.seed(5)
+    model = builder.model
+    for layer in model.sublayers():
+        if isinstance(layer, paddle.nn.BatchNorm2D):
+            layer._use_global_stats = True  # as in evaluation: statistics of a half batch are not those of the whole
+    train(model, builder.train_dataset, builder.loss, builder.optimizer, iters=3, batch_size=int(batch_size),
+          save_dir=save_dir, log_iters=1, save_interval=3,
+          evaluate=lambda m: evaluate(Predictor(m), builder.val_dataset))
+
+
+if __name__ == '__main__':
+    cli.run(main)
