@@ -13,6 +13,8 @@ def parse_args(argv):
     parser.add_argument('--batch_size', type=int, help='images per process, instead of the config\'s')
     parser.add_argument('--learning_rate', type=float, help='initial learning rate, instead of the config\'s')
     parser.add_argument('--save_interval', type=int, default=1000, help='iterations from checkpoint to checkpoint')
+    parser.add_argument('--resume', choices=['auto'], help='continue from the newest whole checkpoint in --save_dir, '
+                                                           'or start if there is none')
     parser.add_argument('--resume_model', help='checkpoint folder to continue from, like output/iter_1000')
     parser.add_argument('--save_dir', default='output', help='folder of checkpoints, best model, curves')
     parser.add_argument('--keep_checkpoint_max', type=int, default=5, help='checkpoints to keep (0: all)')
@@ -21,10 +23,15 @@ def parse_args(argv):
     parser.add_argument('--log_iters', type=int, default=10, help='iterations between log lines')
     parser.add_argument('--use_vdl', action='store_true', help='write curves for VisualDL into --save_dir')
     parser.add_argument('--seed', type=int, default=0, help='seed of weights, data order, augmentation, dropout')
+    parser.add_argument('--accum_steps', type=int, default=1, help='micro-batches per update')
+    parser.add_argument('--precision', choices=['fp32', 'fp16', 'bf16'], default='fp32', help='of the network, on GPUs')
+    parser.add_argument('--on_nan', choices=['stop', 'skip'], default='stop',
+                        help='what to do when loss or gradient are not finite')
+    parser.add_argument('--deterministic', action='store_true', help='deterministic GPU kernels (slower)')
     parser.add_argument('--opts', nargs='+', default=[], metavar='KEY=VALUE', help='override keys of the config')
     cli.add_debug_flag(parser)
     args = parser.parse_args(argv)
-    for name in ('save_interval', 'log_iters'):
+    for name in ('save_interval', 'log_iters', 'accum_steps'):
         if getattr(args, name) < 1:
             parser.error(f'--{name}: expected at least 1, found {getattr(args, name)}')
     return args
@@ -35,39 +42,57 @@ def main(argv):
     threads = cli.start_paddle()
     import paddle
 
-    from engine import checkpoint
+    from engine import checkpoint, watch
     from engine.config import Builder, Config
     from engine.evaluator import evaluate
+    from engine.files import FolderLock
     from engine.inference import Predictor
-    from engine.trainer import train
+    from engine.trainer import Trainer
 
+    # ---------------------------------------------------------------- what to train, and from where
     logger = logging.getLogger('train')
+    main_process = paddle.distributed.get_rank() == 0
+    resume_from = checkpoint.latest(args.save_dir) if args.resume else args.resume_model
     config = Config(args.config, args.opts, args.iters, args.batch_size, args.learning_rate,
-                    with_pretrained=args.resume_model is None)
-    if args.resume_model is None:
+                    with_pretrained=resume_from is None)
+    lock = FolderLock(args.save_dir) if main_process else None
+    if resume_from is None:
         checkpoint.check_fresh(args.save_dir)
+    if args.deterministic and paddle.get_device() != 'cpu':
+        paddle.set_flags({'FLAGS_cudnn_deterministic': True})
+
+    # ---------------------------------------------------------------- the objects
     paddle.seed(args.seed)
     builder = Builder(config)
     dataset = builder.train_dataset
     dataset.seed = args.seed
     val_dataset = builder.val_dataset if args.do_eval else None
-    model, optimizer = builder.model, builder.optimizer
-    resumed = checkpoint.resume(args.resume_model, model, optimizer) if args.resume_model else None
-    if resumed and resumed['iteration'] >= config.iters:
-        raise ValueError(f'--resume_model {args.resume_model}: expected a checkpoint before iteration {config.iters}, '
-                         f'found {resumed["iteration"]}; raise --iters to train on')
-    if paddle.distributed.get_rank() == 0:
-        config.save(Path(args.save_dir) / 'config.yml')
-    logger.info('Paddle %s on %s, %d thread(s); run folder %s', paddle.__version__, paddle.get_device(), threads,
-                args.save_dir)
 
     def evaluate_model(model):
-        return evaluate(Predictor(model, **flags.predictor_options(config.test_config)), val_dataset, args.num_workers)
+        predictor = Predictor(model, **flags.predictor_options(config.test_config))
+        result = evaluate(predictor, val_dataset, args.num_workers)
+        if args.use_vdl and main_process:
+            result['pictures'] = watch.evaluation_pictures(predictor, val_dataset, builder.labels)
+        return result
 
-    train(model, dataset, builder.loss, optimizer, iters=config.iters, batch_size=config.batch_size,
-          save_dir=args.save_dir, seed=args.seed, num_workers=args.num_workers, log_iters=args.log_iters,
-          save_interval=args.save_interval, keep_checkpoint_max=args.keep_checkpoint_max,
-          evaluate=evaluate_model if args.do_eval else None, use_vdl=args.use_vdl, resumed=resumed)
+    trainer = Trainer(builder.model, dataset, builder.loss, builder.optimizer, iters=config.iters,
+                      batch_size=config.batch_size, save_dir=args.save_dir, seed=args.seed,
+                      accum_steps=args.accum_steps, precision=args.precision, num_workers=args.num_workers,
+                      log_iters=args.log_iters, save_interval=args.save_interval,
+                      keep_checkpoint_max=args.keep_checkpoint_max, evaluate=evaluate_model if args.do_eval else None,
+                      on_nan=args.on_nan, options=config.dic.get('options'))
+    if resume_from:
+        trainer.resume(resume_from)
+
+    # ---------------------------------------------------------------- train
+    logger.info('Paddle %s on %s, %d thread(s); run folder %s', paddle.__version__, paddle.get_device(), threads,
+                args.save_dir)
+    if not main_process:
+        return trainer.run()
+    config.save(Path(args.save_dir) / 'config.yml')
+    with lock, watch.Watch(args.save_dir, builder.labels.names, args.use_vdl, trainer.state['iteration']) as record:
+        trainer.watch = record
+        return trainer.run()
 
 
 if __name__ == '__main__':

@@ -111,7 +111,7 @@ def measure(configuration, size, min_K, repeat, gradient):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--size', type=int, nargs=2, default=(1024, 2048), metavar=('HEIGHT', 'WIDTH'))
-    parser.add_argument('--min_K', type=int, default=50000)
+    parser.add_argument('--min_K', type=int, default=100000)
     parser.add_argument('--threads', type=int, default=2)
     parser.add_argument('--repeat', type=int, default=2)
     parser.add_argument('--only', nargs='+', choices=CONFIGURATIONS, default=CONFIGURATIONS,

@@ -131,17 +131,16 @@ class CityscapesAutolabeling(paddle.io.Dataset):
         return sample
 
 
-# PaddleSeg's transforms draw from the process's generators, and a DataLoader without workers runs them in a thread: two
-# loaders must take turns. A fork waits for the turn to end, or its child would find the lock taken for ever.
-_TURN = threading.Lock()
-os.register_at_fork(before=_TURN.acquire, after_in_parent=_TURN.release, after_in_child=_TURN.release)
+# PaddleSeg's transforms draw from the generators of the process, so threads that read samples must take turns. One lock
+# for each process id: a worker forked in another thread's turn would find a shared one taken for ever.
+_TURNS = {}
 
 
 @contextmanager
 def _seeded_transforms(entropy):
     """Global `random` and `np.random` seeded from a list of ints inside, as they were before outside; costs 0.3 ms."""
     words = np.random.SeedSequence(entropy).generate_state(4)
-    with _TURN:
+    with _TURNS.setdefault(os.getpid(), threading.Lock()):
         states = random.getstate(), np.random.get_state()
         random.seed(words.tobytes())
         np.random.seed(words)

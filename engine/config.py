@@ -17,7 +17,9 @@ from engine.files import write_atomically
 
 NUMBER = (int, float)
 TOP_LEVEL = {'batch_size': int, 'iters': int, 'model': dict, 'train_dataset': dict, 'val_dataset': dict,
-             'optimizer': dict, 'lr_scheduler': dict, 'loss': dict, 'test_config': dict}
+             'optimizer': dict, 'lr_scheduler': dict, 'loss': dict, 'test_config': dict,
+             'options': dict}
+OPTIONS = {'ema': float, 'freeze_batch_norm': bool, 'early_stop': int}
 TEST_CONFIG = {'aug_eval': bool, 'scales': (int, float, list), 'flip_horizontal': bool, 'flip_vertical': bool,
                'is_slide': bool, 'crop_size': list, 'stride': list}
 COMPONENTS = {'model': (manager.MODELS, manager.BACKBONES), 'backbone': (manager.BACKBONES,),
@@ -183,7 +185,8 @@ class _Checker:
             self.component(keys, value, registries)
 
     def check(self, dic):
-        self.names((), dic, TOP_LEVEL, [key for key in TOP_LEVEL if key not in ('val_dataset', 'test_config')])
+        optional = ('val_dataset', 'test_config', 'options')
+        self.names((), dic, TOP_LEVEL, [key for key in TOP_LEVEL if key not in optional])
         for key, value in dic.items():
             self.value((key,), value, TOP_LEVEL[key])
         for key in ('batch_size', 'iters'):
@@ -198,9 +201,10 @@ class _Checker:
                                 'adam': 'Adam'})
         self._lr_scheduler(dic['lr_scheduler'])
         self._loss(dic['loss'])
-        self.names(('test_config',), dic.get('test_config', {}), TEST_CONFIG)
-        for key, value in dic.get('test_config', {}).items():
-            self.value(('test_config', key), value, TEST_CONFIG[key])
+        for section, valid in (('test_config', TEST_CONFIG), ('options', OPTIONS)):
+            self.names((section,), dic.get(section, {}), valid)
+            for key, value in dic.get(section, {}).items():
+                self.value((section, key), value, valid[key])
 
     def _lr_scheduler(self, cfg):
         schedulers = {name: cls for name, cls in vars(paddle.optimizer.lr).items()

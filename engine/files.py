@@ -1,5 +1,7 @@
 """Writing files so that a reader, or a kill at any moment, never meets half of one."""
+import fcntl
 import os
+import platform
 import tempfile
 from pathlib import Path
 
@@ -16,9 +18,45 @@ def write_atomically(path, data):
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
+        flush_folder(path.parent)
     except BaseException:
-        os.unlink(temporary)
+        Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def flush_folder(path):
+    """Make renames in a folder survive a power cut."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+class FolderLock:
+    """Held by the one run that writes into a folder; released when the process ends, however it ends."""
+
+    def __init__(self, folder):
+        """ValueError if another process holds it."""
+        path = Path(folder) / '.lock'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = open(path, 'a+')  # noqa: SIM115 (open as long as the lock is held)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._file.seek(0)
+            owner = self._file.read().strip() or 'unknown'
+            raise ValueError(f'--save_dir {folder}: expected no other run to write there, found {owner}; wait for it, '
+                             'or choose another --save_dir') from None
+        self._file.truncate(0)
+        self._file.write(f'process {os.getpid()} on {platform.node()}')
+        self._file.flush()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._file.close()
 
 
 def _umask():

@@ -7,6 +7,7 @@ import paddle.nn as nn
 import paddle.nn.functional as F
 
 from models.layers import ConvBN, resize
+from models.recompute import Segment
 
 
 class BasicBlock(nn.Layer):
@@ -21,7 +22,7 @@ class BasicBlock(nn.Layer):
         return F.relu(x + self.conv2(self.conv1(x)))
 
 
-class Bottleneck(nn.Layer):
+class Bottleneck(Segment, nn.Layer):
     """1x1, 3x3, 1x1 convolutions with a shortcut; (N, in_channels, H, W) -> (N, 4 * channels, H, W)."""
 
     def __init__(self, in_channels, channels):
@@ -70,7 +71,7 @@ class Fusion(nn.LayerDict):
                 for i in range(len(x))]
 
 
-class Module(nn.Layer):
+class Module(Segment, nn.Layer):
     """Parallel branches of basic blocks, then fusion; list of (N, C_b, H / 2^b, W / 2^b) -> the same shapes."""
 
     def __init__(self, channels, blocks, name):

@@ -30,8 +30,8 @@ class ConvBN(nn.Layer):
 
 
 def classifier(in_channels, out_channels, bias=True):
-    """1x1 convolution to logits; small initial weights, so that training starts from equal probabilities."""
-    return nn.Conv2D(in_channels, out_channels, 1, weight_attr=nn.initializer.Normal(std=0.01),
+    """1x1 convolution to logits, initially of about the variance of its input."""
+    return nn.Conv2D(in_channels, out_channels, 1, weight_attr=nn.initializer.Normal(std=in_channels**-0.5),
                      bias_attr=None if bias else False)
 
 

@@ -3,6 +3,7 @@ import paddle.nn as nn
 
 from models.layers import resize
 from models.ocr import OCRNet
+from models.recompute import set_recompute
 from models.scale_attention import ScaleAttention
 from models.weights import load_pretrained
 
@@ -28,11 +29,13 @@ class MscaleOCRNet(nn.Layer):
     """
 
     def __init__(self, num_classes, backbone, backbone_indices, n_scales=(0.5, 1.0, 2.0), ocr_mid_channels=512,
-                 ocr_key_channels=256, attn_channels=256, dropout=0.05, pretrained=None, fresh_head=False):
+                 ocr_key_channels=256, attn_channels=256, dropout=0.05, pretrained=None, fresh_head=False,
+                 recompute=False):
         super().__init__()
         self.n_scales = check_scales(n_scales)
         self.ocrnet = OCRNet(num_classes, backbone, backbone_indices, ocr_mid_channels, ocr_key_channels, dropout)
         self.scale_attn = ScaleAttention(ocr_mid_channels, attn_channels)
+        set_recompute(self, recompute)
         if pretrained is not None:
             load_pretrained(self, pretrained, fresh_head)
 
@@ -44,7 +47,9 @@ class MscaleOCRNet(nn.Layer):
         size = x.shape[2:]
         # Lower scale first: the running statistics of batch norm depend on the order, and the published ones have it.
         low, low_aux, low_attention = self._one_scale(x, 0.5)
-        high, high_aux, _ = self._one_scale(x, 1.0)  # its attention only leaves a trace in the batch-norm statistics
+        high, high_aux, ocr = self.ocrnet(x)
+        self.scale_attn.update_statistics(ocr)  # all that the recipe has of the attention of 1.0x
+        high, high_aux = resize(high, size), resize(high_aux, size)
         rest = 1 - resize(low_attention, size)
         joint = resize(low_attention * low, size) + rest * high
         joint_aux = resize(low_attention * low_aux, size) + rest * high_aux
@@ -63,6 +68,10 @@ class MscaleOCRNet(nn.Layer):
                 size = fused.shape[2:]
                 fused = resize(attention * logits, size) + (1 - resize(attention, size)) * fused
         return fused
+
+    def attention_map(self, x, scale):
+        """How far a scale is trusted over the next higher one: (N, 3, H, W) -> (N, 1, H, W) in (0, 1), for pictures."""
+        return resize(self._logits_and_attention(x, scale, attend=True)[1], x.shape[2:])
 
     def _scaled(self, x, scale):
         """The image at a scale; sizes are rounded down, as in the published code."""

@@ -4,6 +4,7 @@ import paddle.nn as nn
 import paddle.nn.functional as F
 
 from models.layers import ConvBN, classifier
+from models.recompute import Segment
 
 
 def gather_regions(pixels, region_logits):
@@ -32,7 +33,7 @@ class ObjectAttention(nn.Layer):
         return self.f_up(context.reshape(query.shape))
 
 
-class SpatialOCR(nn.Layer):
+class SpatialOCR(Segment, nn.Layer):
     """Pixels joined with their object context: (N, C, H, W), (N, C, K, 1) -> (N, C, H, W)."""
 
     def __init__(self, channels, key_channels, dropout):
@@ -42,6 +43,13 @@ class SpatialOCR(nn.Layer):
 
     def forward(self, pixels, regions):
         return self.conv1x1(paddle.concat([self.attention_block(pixels, regions), pixels], axis=1))
+
+
+class AuxiliaryHead(Segment, nn.Sequential):
+    """Backbone features (N, C, H, W) -> logits (N, num_classes, H, W)."""
+
+    def __init__(self, num_classes, channels):
+        super().__init__(ConvBN(channels, channels, bias=True), classifier(channels, num_classes))
 
 
 class OCRHead(nn.Layer):
@@ -57,8 +65,7 @@ class OCRHead(nn.Layer):
         self.spatial_ocr = SpatialOCR(mid_channels, key_channels, dropout)
         self.conv3x3_ocr = ConvBN(in_channels[-1], mid_channels, 3, bias=True)
         self.cls_head = classifier(mid_channels, num_classes)
-        self.aux_head = nn.Sequential(ConvBN(aux_channels, aux_channels, bias=True),
-                                      classifier(aux_channels, num_classes))
+        self.aux_head = AuxiliaryHead(num_classes, aux_channels)
 
     def forward(self, features):
         aux = self.aux_head(features[-2:][0])

@@ -84,7 +84,7 @@ def test_index_out_of_range_ends_iteration(cityscapes):
     dataset = CityscapesAutolabeling([], cityscapes.root)
     assert len(list(iter(dataset))) == len(dataset) == 8
     for index in (8, -1, (3, 8)):
-        with pytest.raises(IndexError, match='0..7'):
+        with pytest.raises(IndexError, match=r'expected 0\.\.7; found'):
             dataset[index]
 
 
@@ -307,7 +307,7 @@ def test_corrupt_image(cityscapes, how):
 def test_file_that_is_gone(cityscapes):
     dataset = CityscapesAutolabeling([], cityscapes.root)
     os.remove(dataset.file_list[0][0])
-    with pytest.raises(FileNotFoundError, match='aachen_000000_000019_leftImg8bit.png'):
+    with pytest.raises(FileNotFoundError, match=r'aachen_000000_000019_leftImg8bit\.png'):
         dataset[0]
 
 
@@ -316,9 +316,15 @@ def test_error_in_a_worker_names_the_file(cityscapes, monkeypatch):
     assert cv2.imwrite(fine_label(cityscapes), values(33))
     text = read_error(cityscapes)
     errors, arrived = [], threading.Event()
-    monkeypatch.setattr(threading, 'excepthook', lambda hook: (errors.append(hook.exc_value), arrived.set()))
+
+    def hook(arguments):
+        errors.append((arguments.exc_type, str(arguments.exc_value)))
+        arrived.set()
+
+    monkeypatch.setattr(threading, 'excepthook', hook)
     dataset = CityscapesAutolabeling([], cityscapes.root)
     with pytest.raises(SystemError):
         list(paddle.io.DataLoader(dataset, batch_sampler=[[(0, 0), (0, 1)]], num_workers=2))
     assert arrived.wait(timeout=10)
-    assert type(errors[0]) is ValueError and text in str(errors[0])
+    (kind, message), = errors
+    assert kind is ValueError and text in message

@@ -19,8 +19,8 @@ class Echo(paddle.io.Dataset):
         return self.length
 
 
-def flat(stream):
-    return [sample for batch in stream for sample in batch]
+def flat(batches):
+    return [sample for batch in batches for sample in batch]
 
 
 def test_every_epoch_is_one_permutation_and_epochs_differ():
@@ -34,7 +34,7 @@ def test_every_epoch_is_one_permutation_and_epochs_differ():
 def test_batch_larger_than_the_dataset_spans_epochs():
     batches = list(EpochStream(Echo(3), batch_size=8, iters=3))
     assert [len(batch) for batch in batches] == [8, 8, 8]
-    assert sorted(sum(batches, [])) == [(epoch, index) for epoch in range(8) for index in range(3)]
+    assert sorted(flat(batches)) == [(epoch, index) for epoch in range(8) for index in range(3)]
 
 
 def test_seed_decides_the_order():
@@ -47,7 +47,7 @@ def test_seed_decides_the_order():
 def test_processes_share_the_batch_of_one(world_size):
     whole = EpochStream(Echo(10), batch_size=2 * world_size, iters=7, seed=3)
     parts = [EpochStream(Echo(10), 2, 7, rank=rank, world_size=world_size, seed=3) for rank in range(world_size)]
-    assert [sum(slices, []) for slices in zip(*parts)] == list(whole)
+    assert [flat(slices) for slices in zip(*parts)] == list(whole)
 
 
 def test_resumed_stream_is_the_tail():
@@ -82,7 +82,7 @@ def test_values_out_of_range(arguments, name):
 @pytest.mark.parametrize('world_size', [1, 3, 8])
 def test_shards_hold_every_index_once(n, world_size):
     shards = [shard(n, rank, world_size) for rank in range(world_size)]
-    assert sorted(sum(shards, [])) == list(range(n))
+    assert sorted(flat(shards)) == list(range(n))
     assert max(map(len, shards)) - min(map(len, shards)) <= 1
-    with pytest.raises(ValueError, match='^rank: '):
+    with pytest.raises(ValueError, match=r'^rank: '):
         shard(n, world_size, world_size)

@@ -15,20 +15,18 @@ def main(argv):
     from engine.config import Builder, Config
     from engine.evaluator import evaluate
     from engine.inference import Predictor
-    from engine.trainer import train
+    from engine.trainer import Trainer
 
     builder = Builder(Config(config_path, opts=[
         'model.dropout=0.0', 'lr_scheduler.learning_rate=0.0005',
-        'loss.types=[{"type": "BootstrappedCrossEntropyLoss", "min_K": 500, "loss_th": 0.05}]',
+        'loss.types=[{"type": "BootstrappedCrossEntropyLoss", "min_K": 1, "loss_th": 0.0}]',
         'loss.coef=[1, 0.4, 0.05, 0.05]']))
     paddle.seed(5)
     model = builder.model
-    for layer in model.sublayers():
-        if isinstance(layer, paddle.nn.BatchNorm2D):
-            layer._use_global_stats = True  # as in evaluation: statistics of a half batch are not those of the whole
-    train(model, builder.train_dataset, builder.loss, builder.optimizer, iters=3, batch_size=int(batch_size),
-          save_dir=save_dir, log_iters=1, save_interval=3,
-          evaluate=lambda m: evaluate(Predictor(m), builder.val_dataset))
+    Trainer(model, builder.train_dataset, builder.loss, builder.optimizer, iters=3, batch_size=int(batch_size),
+            save_dir=save_dir, log_iters=1, save_interval=3,
+            options={'freeze_batch_norm': True},  # the statistics of a half batch are not those of the whole
+            evaluate=lambda m: evaluate(Predictor(m), builder.val_dataset)).run()
 
 
 if __name__ == '__main__':

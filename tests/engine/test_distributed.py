@@ -33,7 +33,7 @@ def test_two_processes_train_and_evaluate_like_one(tiny_config, tmp_path):
     weights = [paddle.load(str(tmp_path / run / 'iter_3' / 'model.pdparams')) for run in ('one', 'two')]
     for name in weights[0]:
         one, other = (w[name].numpy() for w in weights)
-        np.testing.assert_allclose(other, one, atol=2e-6 * max(1.0, np.abs(one).max()), err_msg=name)
+        np.testing.assert_allclose(other, one, atol=5e-6 * max(1.0, np.abs(one).max()), err_msg=name)
     scores = [re.search(r'\[EVAL\] iter: 3, mIoU: ([\d.]+), accuracy: ([\d.]+)', log).groups()
               for log in (two, done.stdout)]
     assert np.allclose(np.array(scores, float)[0], np.array(scores, float)[1], atol=2e-4)
