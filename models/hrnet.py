@@ -7,7 +7,7 @@ import paddle.nn as nn
 import paddle.nn.functional as F
 
 from models.layers import ConvBN, resize
-from models.recompute import Segment
+from models.recompute import Segment, checkpointed
 
 
 class BasicBlock(nn.Layer):
@@ -22,7 +22,7 @@ class BasicBlock(nn.Layer):
         return F.relu(x + self.conv2(self.conv1(x)))
 
 
-class Bottleneck(Segment, nn.Layer):
+class Bottleneck(nn.Layer):
     """1x1, 3x3, 1x1 convolutions with a shortcut; (N, in_channels, H, W) -> (N, 4 * channels, H, W)."""
 
     def __init__(self, in_channels, channels):
@@ -99,6 +99,8 @@ class HRNet(nn.Layer):
     stem: (bottleneck blocks, their channels) of stage 1.
     """
 
+    recompute = False  # of stage 1, as one segment; the other stages' modules have their own
+
     def __init__(self, width, modules=(1, 4, 3), blocks=4, stem=(4, 64), in_channels=3):
         super().__init__()
         depth, stem_channels = stem
@@ -120,9 +122,15 @@ class HRNet(nn.Layer):
                 for m in range(modules[stage - 2])]))
         self.feat_channels = [sum(channels)]
 
+    def _stage1(self, x):
+        return self.la1(self.conv_layer1_2(self.conv_layer1_1(x)))
+
     def branches(self, x):
         """List of the four branches (N, width * 2^b, ceil(H / 4 / 2^b), ceil(W / 4 / 2^b)), finest first."""
-        x = self.la1(self.conv_layer1_2(self.conv_layer1_1(x)))
+        if self.recompute:
+            x = checkpointed(self._stage1, [self.conv_layer1_1, self.conv_layer1_2, self.la1], x)
+        else:
+            x = self._stage1(x)
         x = self.st2([layer(x) for layer in self.tr1.values()])
         x = self.st3(x + [self.tr2['transition_tr2_layer_3'](x[-1])])
         return self.st4(x + [self.tr3['transition_tr3_layer_4'](x[-1])])

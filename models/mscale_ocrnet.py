@@ -1,7 +1,7 @@
 """Hierarchical multi-scale attention over OCRNet (Tao, Sapra, Catanzaro, arXiv:2005.10821)."""
 import paddle.nn as nn
 
-from models.layers import resize
+from models.layers import resize, resize_logits
 from models.ocr import OCRNet
 from models.recompute import set_recompute
 from models.scale_attention import ScaleAttention
@@ -49,7 +49,7 @@ class MscaleOCRNet(nn.Layer):
         low, low_aux, low_attention = self._one_scale(x, 0.5)
         high, high_aux, ocr = self.ocrnet(x)
         self.scale_attn.update_statistics(ocr)  # all that the recipe has of the attention of 1.0x
-        high, high_aux = resize(high, size), resize(high_aux, size)
+        high, high_aux = resize_logits(high, size), resize_logits(high_aux, size)
         rest = 1 - resize(low_attention, size)
         joint = resize(low_attention * low, size) + rest * high
         joint_aux = resize(low_attention * low_aux, size) + rest * high_aux
@@ -81,13 +81,14 @@ class MscaleOCRNet(nn.Layer):
         """(logits, auxiliary logits, attention) of the image at a scale, at the size of the scaled image."""
         x = self._scaled(x, scale)
         logits, aux, ocr = self.ocrnet(x)
-        return [resize(y, x.shape[2:]) for y in (logits, aux, self.scale_attn(ocr))]
+        return [resize_logits(y, x.shape[2:]) for y in (logits, aux, self.scale_attn(ocr))]
 
     def _logits_and_attention(self, x, scale, attend):
         """As _one_scale without the auxiliary logits, and with attention only where it is used (not at the top)."""
         x = self._scaled(x, scale)
         logits, _, ocr = self.ocrnet(x)
-        return resize(logits, x.shape[2:]), resize(self.scale_attn(ocr), x.shape[2:]) if attend else None
+        size = x.shape[2:]
+        return resize_logits(logits, size), resize_logits(self.scale_attn(ocr), size) if attend else None
 
 
 def check_scales(scales):

@@ -3,14 +3,18 @@ import paddle
 import paddle.nn as nn
 import paddle.nn.functional as F
 
-from models.layers import ConvBN, classifier
+from models.layers import ConvBN, cast, classifier
 from models.recompute import Segment
 
 
 def gather_regions(pixels, region_logits):
-    """Mean pixel per class, weighted by a softmax over space: (N, C, H, W), (N, K, H, W) -> (N, C, K, 1). Eq. (3)"""
-    weights = F.softmax(region_logits.flatten(2), axis=2)  # (N, K, HW)
-    return paddle.matmul(pixels.flatten(2), weights, transpose_y=True).unsqueeze(3)
+    """Mean pixel per class, weighted by a softmax over space: (N, C, H, W), (N, K, H, W) -> (N, C, K, 1). Eq. (3)
+
+    Always float32: the weights of a large image are below what float16 can tell from 0.
+    """
+    with paddle.amp.auto_cast(enable=False):
+        weights = F.softmax(cast(region_logits, paddle.float32).flatten(2), axis=2)  # (N, K, HW)
+        return paddle.matmul(cast(pixels, paddle.float32).flatten(2), weights, transpose_y=True).unsqueeze(3)
 
 
 class ObjectAttention(nn.Layer):
@@ -29,7 +33,8 @@ class ObjectAttention(nn.Layer):
         key = self.f_object(regions).flatten(2)  # (N, D, K)
         value = self.f_down(regions).flatten(2)  # (N, D, K)
         similarity = paddle.matmul(query.flatten(2), key, transpose_x=True)  # (N, HW, K)
-        context = paddle.matmul(value, F.softmax(self._scale * similarity, axis=2), transpose_y=True)  # (N, D, HW)
+        weights = F.softmax(self._scale * cast(similarity, paddle.float32), axis=2)
+        context = paddle.matmul(value, weights, transpose_y=True)  # (N, D, HW)
         return self.f_up(context.reshape(query.shape))
 
 

@@ -14,46 +14,51 @@ from paddle.framework import _dygraph_tracer
 
 
 class Segment:
-    """Mixin, in front of nn.Layer, for a layer that can keep nothing but its inputs for the backward pass.
-
-    It does so where `recompute` is set and gradients are enabled, at the cost of a second forward pass. Gradients,
-    running statistics and random numbers are those of a layer that keeps everything, bit for bit. Inputs and results
-    are tensors or lists of tensors; all parameters must take part. Segments cannot be nested, nor used under
-    paddle.grad, which Paddle cannot run inside another paddle.grad.
-    """
+    """Mixin, in front of nn.Layer, for a layer that runs as `checkpointed` where its `recompute` is set."""
     recompute = False
 
     def __call__(self, *inputs):
-        if not (self.recompute and paddle.is_grad_enabled()):
-            return super().__call__(*inputs)
-        segment = _Forward(self, super().__call__, inputs)
-        # The parameters are inputs as well: their gradients leave through the graph, where DataParallel expects them.
-        outputs = _Recomputed.apply(segment, *paddle.utils.flatten(inputs), *segment.parameters)
-        return paddle.utils.pack_sequence_as(segment.result, list(outputs))
+        return checkpointed(super().__call__, [self], *inputs) if self.recompute else super().__call__(*inputs)
 
 
 def set_recompute(model, recompute):
-    """Switch all segments of a model on or off."""
+    """Set `recompute` of all layers that have it: segments, and layers some of whose parts are one."""
     for layer in model.sublayers(include_self=True):
-        if isinstance(layer, Segment):
+        if hasattr(layer, 'recompute'):
             layer.recompute = recompute
 
 
-class _Forward:
-    """One forward pass of a layer, and what it takes to repeat it: random state, automatic mixed precision."""
+def checkpointed(function, layers, *inputs):
+    """function(*inputs), of which only the inputs are kept for the backward pass; there it runs a second time.
 
-    def __init__(self, layer, function, inputs):
-        self._layer, self._function, self._inputs = layer, function, _structure(inputs)
+    function: tensors or lists of tensors -> tensor or list of tensors. layers: all whose parameters or running
+    statistics it uses; every trainable parameter of theirs must take part. Running statistics and random numbers are
+    those of a single run, gradients differ by the order of additions only. Without gradients it is a plain call.
+    Cannot be nested or used under paddle.grad, which Paddle does not run inside another paddle.grad.
+    """
+    if not paddle.is_grad_enabled():
+        return function(*inputs)
+    call = _Call(function, layers, inputs)
+    # The parameters are inputs as well: their gradients leave through the graph, where DataParallel expects them.
+    outputs = _Recomputed.apply(call, *paddle.utils.flatten(inputs), *call.parameters)
+    return paddle.utils.pack_sequence_as(call.result, list(outputs))
+
+
+class _Call:
+    """A call of a function, and what it takes to repeat it: random state, automatic mixed precision."""
+
+    def __init__(self, function, layers, inputs):
+        self._function, self._layers, self._inputs = function, layers, _structure(inputs)
         self._random_state = paddle.get_rng_state()
         tracer = _dygraph_tracer()
         self._auto_cast = {'enable': tracer._amp_level.name != 'O0'}
         if self._auto_cast['enable']:
             self._auto_cast.update(level=tracer._amp_level.name, dtype=tracer._amp_dtype)
-        self.parameters = [p for p in layer.parameters() if not p.stop_gradient]
+        self.parameters = [p for layer in layers for p in layer.parameters() if not p.stop_gradient]
         self.result = None
 
     def run(self, tensors):
-        """Tensors in, tensors out; `result` is the structure the layer gave them."""
+        """Tensors in, tensors out; `result` is the structure the function gave them."""
         result = self._function(*paddle.utils.pack_sequence_as(self._inputs, list(tensors)))
         self.result = _structure(result)
         return tuple(paddle.utils.flatten(result))
@@ -63,7 +68,7 @@ class _Forward:
         random_state = paddle.get_rng_state()
         paddle.set_rng_state(self._random_state)
         try:
-            with paddle.set_grad_enabled(True), paddle.amp.auto_cast(**self._auto_cast), frozen_statistics(self._layer):
+            with paddle.set_grad_enabled(True), paddle.amp.auto_cast(**self._auto_cast), _frozen(self._layers):
                 return self.run(tensors)
         finally:
             paddle.set_rng_state(random_state)
@@ -73,11 +78,11 @@ class _Recomputed(PyLayer):
     """(what to run, its inputs, its parameters) -> its outputs."""
 
     @staticmethod
-    def forward(ctx, segment, *tensors):
-        inputs = tensors[:len(tensors) - len(segment.parameters)]
-        ctx.segment = segment
+    def forward(ctx, call, *tensors):
+        inputs = tensors[:len(tensors) - len(call.parameters)]
+        ctx.call = call
         ctx.save_for_backward(*inputs)
-        return segment.run(inputs)
+        return call.run(inputs)
 
     @staticmethod
     def backward(ctx, *gradients):
@@ -85,16 +90,17 @@ class _Recomputed(PyLayer):
         for tensor in ctx.saved_tensor():
             inputs.append(tensor.detach())
             inputs[-1].stop_gradient = tensor.stop_gradient
-        outputs = ctx.segment.repeat(inputs)
-        sources = [*inputs, *ctx.segment.parameters]
+        outputs = ctx.call.repeat(inputs)
+        sources = [*inputs, *ctx.call.parameters]
         found = iter(paddle.grad(outputs, [x for x in sources if not x.stop_gradient], gradients))
         return tuple(None if x.stop_gradient else next(found) for x in sources)
 
 
 @contextlib.contextmanager
-def frozen_statistics(layer):
+def _frozen(layers):
     """Batch norm in training mode, but its running statistics stay: at momentum 1 they are replaced by themselves."""
-    norms = [x for x in layer.sublayers(include_self=True) if isinstance(x, (nn.BatchNorm2D, nn.SyncBatchNorm))]
+    norms = [x for layer in layers for x in layer.sublayers(include_self=True)
+             if isinstance(x, (nn.BatchNorm2D, nn.SyncBatchNorm))]
     momenta = [norm._momentum for norm in norms]
     try:
         for norm in norms:

@@ -3,7 +3,7 @@ import paddle
 import paddle.nn as nn
 import paddle.nn.functional as F
 
-from models.layers import ConvBN, classifier
+from models.layers import ConvBN, cast, classifier
 from models.recompute import Segment
 
 
@@ -16,7 +16,7 @@ class ScaleAttention(Segment, nn.Layer):
                                         classifier(channels, 1, bias=False))
 
     def forward(self, x):
-        return F.sigmoid(self.atten_head(x).astype('float32'))
+        return F.sigmoid(cast(self.atten_head(x), paddle.float32))
 
     @paddle.no_grad()
     def update_statistics(self, x):
