@@ -16,7 +16,7 @@ class EMA:
         self._model = model
         self._decay = decay
         self._average = {name: value.clone().detach() for name, value in model.state_dict().items()}
-        self._trained = {name for name, _ in model.named_parameters()}
+        self._trained = {name for name, parameter in model.named_parameters() if not parameter.stop_gradient}
 
     @paddle.no_grad()
     def update(self, iteration):

@@ -10,7 +10,7 @@ from engine import checkpoint, registry, watch
 from engine.ema import EMA
 from engine.loader import training_batches
 from engine.stopping import StopRequest
-from engine.update import Update, freeze_batch_norm
+from engine.update import Update, freeze_batch_norm, running_statistics
 
 logger = logging.getLogger(__name__)
 
@@ -115,15 +115,16 @@ class Trainer:
     def _step(self, iteration, micro_batches, stop):
         """One update; returns (loss, parts, whether all processes stop after it)."""
         paddle.seed(_step_seed(self.seed, iteration, self.rank))
-        statistics = [b.clone() for b in self.model.buffers()] if self.on_nan == 'skip' else None
+        statistics = running_statistics(self.model) if self.on_nan == 'skip' else []
+        before = [value.clone() for value in statistics]
         loss, parts = self.update.backward(micro_batches)
         finite = self.update.is_finite(loss)
         broken, stopping = self._any_process(not finite, stop.signum > 0)
         if broken:
             self._not_finite(iteration, loss, finite)
             self.update.drop()
-            for buffer, value in zip(self.model.buffers(), statistics):  # batch norm has seen the broken batch
-                buffer.set_value(value)
+            for statistic, value in zip(statistics, before):  # batch norm has seen the broken batch
+                statistic.set_value(value)
         else:
             self.state['skipped'] = 0
             self.update.step()
@@ -187,8 +188,8 @@ class Trainer:
     def _evaluate(self, folder):
         state, iteration = self.state, self.state['iteration']
         if self.world_size > 1:
-            for statistics in self.model.buffers():  # without SyncBatchNorm (on CPUs) every process has its own
-                paddle.distributed.broadcast(statistics, 0)
+            for statistic in running_statistics(self.model):  # without SyncBatchNorm every process has its own
+                paddle.distributed.broadcast(statistic, 0)
         miou = self._score('', 'best_model', checkpoint.WEIGHTS)
         if miou > state['best_miou']:
             state.update(best_miou=miou, best_iteration=iteration)

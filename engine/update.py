@@ -60,8 +60,9 @@ class Update:
             return False
         if self.scaler:
             return True
-        norms = [p.grad.abs().max() for p in self._parameters if p.grad is not None]
-        return bool(paddle.isfinite(paddle.stack(norms)).all())
+        # Sums, because they carry a NaN along, which Paddle's max on a CPU does not.
+        sums = [p.grad.abs().sum() for p in self._parameters if p.grad is not None]
+        return bool(paddle.isfinite(paddle.stack(sums)).all())
 
     def step(self):
         """Apply the gradients."""
@@ -77,10 +78,18 @@ class Update:
         self.optimizer.clear_grad()
 
 
+def running_statistics(model):
+    """The running means and variances of a model (Paddle counts them among the parameters, not the buffers)."""
+    return [statistic for layer in _batch_norms(model) for statistic in (layer._mean, layer._variance)]
+
+
+def _batch_norms(model):
+    return [layer for layer in model.sublayers() if isinstance(layer, paddle.nn.layer.norm._BatchNormBase)]
+
+
 def freeze_batch_norm(model):
     """Normalise with the running statistics in training, too, and leave statistics, scale and bias as they are."""
-    for layer in model.sublayers():
-        if isinstance(layer, paddle.nn.layer.norm._BatchNormBase):
-            layer._use_global_stats = True
-            for parameter in layer.parameters():
-                parameter.stop_gradient = True
+    for layer in _batch_norms(model):
+        layer._use_global_stats = True
+        for parameter in layer.parameters():
+            parameter.stop_gradient = True

@@ -18,7 +18,7 @@ def main(argv):
     from engine.trainer import Trainer
 
     builder = Builder(Config(config_path, opts=[
-        'model.dropout=0.0', 'lr_scheduler.learning_rate=0.0005',
+        'model.dropout=0.0', 'lr_scheduler.learning_rate=0.0000001',
         'loss.types=[{"type": "BootstrappedCrossEntropyLoss", "min_K": 1, "loss_th": 0.0}]',
         'loss.coef=[1, 0.4, 0.05, 0.05]']))
     paddle.seed(5)

@@ -1,11 +1,14 @@
 """Checkpoints: whole or not there, the oldest removed, PaddleSeg's readable."""
 import json
+import subprocess
+import sys
 
 import numpy as np
 import paddle
 import pytest
 
 from engine import checkpoint
+from tests.conftest import ROOT
 
 
 def build():
@@ -77,3 +80,44 @@ def test_a_fresh_start_refuses_a_folder_with_checkpoints(tmp_path):
     (tmp_path / 'iter_10').mkdir()
     with pytest.raises(ValueError, match=r'found 2 up to iter_10; continue with --resume auto'):
         checkpoint.check_fresh(tmp_path)
+
+
+@pytest.mark.parametrize('harm, text', [
+    (lambda f: (f / 'model.pdopt').write_bytes((f / 'model.pdopt').read_bytes()[:-9]), 'model.pdopt is damaged'),
+    (lambda f: (f / 'model.pdparams').unlink(), 'model.pdparams is missing'),
+    (lambda f: (f / 'state.json').write_text('{"iterat'), 'state.json is damaged'),
+    (lambda f: (f / 'state.json').unlink(), 'state.json is missing')])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(tmp_path, caplog, harm, text):
+    model, optimizer = build()
+    for iteration in (1, 2):
+        checkpoint.save(tmp_path, iteration, model, optimizer, {}, 5)
+    assert checkpoint.latest(tmp_path) == tmp_path / 'iter_2'
+    harm(tmp_path / 'iter_2')
+    assert checkpoint.latest(tmp_path) == tmp_path / 'iter_1'
+    assert f'{tmp_path / "iter_2"} is skipped: {text}' in caplog.text
+    checkpoint.save(tmp_path, 2, model, optimizer, {}, 5)
+    assert checkpoint.damage(tmp_path / 'iter_2') == ''
+
+
+def test_no_checkpoint_to_continue_from(tmp_path):
+    (tmp_path / '.iter_5.tmp').mkdir()
+    assert checkpoint.latest(tmp_path) is None and checkpoint.latest(tmp_path / 'nothing') is None
+
+
+def test_a_full_disk_is_told_with_what_could_not_be_written(tmp_path):
+    """A real one: a file size limit of the process, as a full disk would, stops the write half way."""
+    code = ('import resource, signal, sys; from pathlib import Path\n'
+            'sys.path.insert(0, sys.argv[1])\n'
+            'from tests.engine.test_checkpoint import build\n'
+            'from engine import checkpoint\n'
+            'model, optimizer = build()\n'
+            'checkpoint.save(sys.argv[2], 1, model, optimizer, {}, 1)\n'
+            'signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n'
+            'resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))\n'
+            'try:\n'
+            '    checkpoint.save(sys.argv[2], 2, model, optimizer, {}, 1)\n'
+            'except OSError as error:\n'
+            '    print(error)\n')
+    done = subprocess.run([sys.executable, '-c', code, str(ROOT), str(tmp_path)], capture_output=True, text=True)
+    assert f'{tmp_path / "iter_2"}: expected to write a checkpoint, found "' in done.stdout, done.stderr[-2000:]
+    assert [p.name for p in tmp_path.iterdir()] == ['iter_1'] and checkpoint.damage(tmp_path / 'iter_1') == ''

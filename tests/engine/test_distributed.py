@@ -29,11 +29,13 @@ def test_two_processes_train_and_evaluate_like_one(tiny_config, tmp_path):
                           capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     assert len(losses_of(two)) == 3
-    # the log of rank 0 shows its own half; the weights carry the gradient of both
-    weights = [paddle.load(str(tmp_path / run / 'iter_3' / 'model.pdparams')) for run in ('one', 'two')]
-    for name in weights[0]:
-        one, other = (w[name].numpy() for w in weights)
-        np.testing.assert_allclose(other, one, atol=5e-6 * max(1.0, np.abs(one).max()), err_msg=name)
+    # The log of rank 0 shows its own half; the momentum carries the gradients of both. (The learning rate is next to
+    # nothing: an untrained network with fixed statistics is chaotic, and would multiply the rounding.)
+    states = [paddle.load(str(tmp_path / run / 'iter_3' / 'model.pdopt')) for run in ('one', 'two')]
+    velocities = [{name: value.numpy() for name, value in state.items() if 'velocity' in name} for state in states]
+    assert velocities[0].keys() == velocities[1].keys() and len(velocities[0]) > 80
+    for name, one in velocities[0].items():
+        np.testing.assert_allclose(velocities[1][name], one, atol=5e-4 * np.abs(one).max(), err_msg=name)
     scores = [re.search(r'\[EVAL\] iter: 3, mIoU: ([\d.]+), accuracy: ([\d.]+)', log).groups()
               for log in (two, done.stdout)]
     assert np.allclose(np.array(scores, float)[0], np.array(scores, float)[1], atol=2e-4)
