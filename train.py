@@ -25,6 +25,7 @@ def parse_args(argv):
     parser.add_argument('--seed', type=int, default=0, help='seed of weights, data order, augmentation, dropout')
     parser.add_argument('--accum_steps', type=int, default=1, help='micro-batches per update')
     parser.add_argument('--precision', choices=['fp32', 'fp16', 'bf16'], default='fp32', help='of the network, on GPUs')
+    parser.add_argument('--recompute', action='store_true', help='activation checkpointing: half the memory, slower')
     parser.add_argument('--on_nan', choices=['stop', 'skip'], default='stop',
                         help='what to do when loss or gradient are not finite')
     parser.add_argument('--deterministic', action='store_true', help='deterministic GPU kernels (slower)')
@@ -55,6 +56,8 @@ def main(argv):
     resume_from = checkpoint.latest(args.save_dir) if args.resume else args.resume_model
     config = Config(args.config, args.opts, args.iters, args.batch_size, args.learning_rate,
                     with_pretrained=resume_from is None)
+    if args.recompute:
+        config.dic['model']['recompute'] = True
     lock = FolderLock(args.save_dir) if main_process else None
     if resume_from is None:
         checkpoint.check_fresh(args.save_dir)

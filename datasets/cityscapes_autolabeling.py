@@ -8,6 +8,7 @@ import numpy as np
 import paddle
 from paddleseg.transforms import Compose
 
+from datasets.class_uniform import ClassUniformOrder, centroid_records, with_centroid_crop
 from datasets.labels import CITYSCAPES
 from datasets.pairing import COARSE, FINE, find_images, find_pairs
 from datasets.reading import read_image, read_label
@@ -30,6 +31,10 @@ class CityscapesAutolabeling(paddle.io.Dataset):
     are taken from one random permutation of the coarse set which the epochs walk through, so that all of them are seen
     before one comes again.
 
+    With class_uniform = s > 0, the share s of the fine samples are crops around the centroids of classes taken in turn,
+    from any fine image, and the others walk through all fine images, 1 - s of them an epoch (datasets.class_uniform).
+    The number of samples stays, and the coarse ones stay as they are: rare classes are what the fine labels know best.
+
     dataset[(epoch, index)] depends on (seed, epoch, index) alone, the transforms' random numbers included, whichever
     process or worker asks. dataset[index] takes the epoch of set_epoch(); a DataLoader's running workers do not hear of
     that, so give them tuples (datasets.sampling.EpochStream). A sample is a dict:
@@ -43,6 +48,9 @@ class CityscapesAutolabeling(paddle.io.Dataset):
         mode (str): 'train', 'val' or 'test'.
         coarse_multiple (float): coarse images per fine image; 0 needs no coarse files. For training only.
         add_val (bool): train on the fine images of val, too.
+        class_uniform (float): share of class-uniform crops among the fine samples, 0..1; 0.5 in the papers. Needs a
+            RandomPaddingCrop with nothing but resizing and changes of colour before it, and reads all fine labels the
+            first time. For training only.
         seed (int): non-negative; can be set later.
 
     Raises ValueError for missing files (all of them are looked up here) and, when a sample is read, for a file that
@@ -53,11 +61,17 @@ class CityscapesAutolabeling(paddle.io.Dataset):
     IGNORE_INDEX = CITYSCAPES.ignore_index
     IMG_CHANNELS = 3
 
-    def __init__(self, transforms, dataset_root, mode='train', coarse_multiple=1, add_val=False, seed=0):
+    def __init__(self, transforms, dataset_root, mode='train', coarse_multiple=1, add_val=False, seed=0,
+                 class_uniform=0):
         if mode not in ('train', 'val', 'test'):
             raise ValueError(f'mode: expected train, val or test; found {mode}')
         if not 0 <= coarse_multiple < float('inf'):
             raise ValueError(f'coarse_multiple: expected a number of at least 0; found {coarse_multiple}')
+        if not 0 <= class_uniform <= 1:
+            raise ValueError(f'class_uniform: expected a share of 0..1; found {class_uniform}')
+        self.class_uniform = class_uniform if mode == 'train' else 0
+        if self.class_uniform:
+            transforms = with_centroid_crop(transforms)
         self.transforms = Compose(transforms)
         self.dataset_root = dataset_root
         self.mode = mode
@@ -77,6 +91,9 @@ class CityscapesAutolabeling(paddle.io.Dataset):
             if coarse_multiple > 0:
                 self.coarse_list = find_pairs(dataset_root, COARSE, 'train')
         self.coarse_per_epoch = int(coarse_multiple * len(self.file_list)) if self.coarse_list else 0
+        if self.class_uniform:
+            self._records = centroid_records(self.file_list, self.labels, dataset_root,
+                                             FINE.label_fix.format(root=dataset_root))
         self.seed = seed
 
     @property
@@ -89,6 +106,8 @@ class CityscapesAutolabeling(paddle.io.Dataset):
             raise ValueError(f'seed: expected at least 0; found {seed}')
         self._seed = seed
         self._coarse_order = np.random.default_rng([seed, _COARSE_ORDER]).permutation(len(self.coarse_list))
+        if self.class_uniform:
+            self._fine_order = ClassUniformOrder(self._records, len(self.file_list), self.class_uniform, seed)
 
     def set_epoch(self, epoch):
         """Set the epoch of dataset[index]."""
@@ -96,11 +115,16 @@ class CityscapesAutolabeling(paddle.io.Dataset):
 
     def files(self, epoch, index):
         """(image path, label path) of a sample; the label path is None in test mode."""
+        return self._draw(epoch, index)[0]
+
+    def _draw(self, epoch, index):
+        """The files of a sample, and the (y, x) its crop must contain or None."""
         position = index - len(self.file_list)
         if position < 0:
-            return self.file_list[index]
+            image, centroid = self._fine_order(epoch, index) if self.class_uniform else (index, None)
+            return self.file_list[image], centroid
         position += epoch * self.coarse_per_epoch
-        return self.coarse_list[self._coarse_order[position % len(self.coarse_list)]]
+        return self.coarse_list[self._coarse_order[position % len(self.coarse_list)]], None
 
     def __len__(self):
         return len(self.file_list) + self.coarse_per_epoch
@@ -109,12 +133,14 @@ class CityscapesAutolabeling(paddle.io.Dataset):
         epoch, index = index if isinstance(index, tuple) else (self.epoch, index)
         if not 0 <= index < len(self):
             raise IndexError(f'index: expected 0..{len(self) - 1}; found {index}')
-        image_path, label_path = self.files(epoch, index)
+        (image_path, label_path), centroid = self._draw(epoch, index)
         data = {'img': read_image(image_path), 'gt_fields': []}
         label = None
         if label_path is not None:
             fix = (FINE if index < len(self.file_list) else COARSE).label_fix.format(root=self.dataset_root)
             label = read_label(label_path, data['img'].shape[:2], self.labels, fix)
+        if centroid is not None:
+            data['centroid'] = [(i + 0.5) / length for i, length in zip(centroid, data['img'].shape)]
         data['img'] = data['img'].astype(np.float32)
         if self.mode == 'train':
             data.update(label=label, gt_fields=['label'])

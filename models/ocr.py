@@ -17,7 +17,7 @@ def gather_regions(pixels, region_logits):
         return paddle.matmul(cast(pixels, paddle.float32).flatten(2), weights, transpose_y=True).unsqueeze(3)
 
 
-class ObjectAttention(nn.Layer):
+class ObjectAttention(Segment, nn.Layer):
     """Every pixel attends to the K object regions: (N, C, H, W), (N, C, K, 1) -> context (N, C, H, W). Eq. (4)-(5)"""
 
     def __init__(self, channels, key_channels):
@@ -38,16 +38,26 @@ class ObjectAttention(nn.Layer):
         return self.f_up(context.reshape(query.shape))
 
 
-class SpatialOCR(Segment, nn.Layer):
+class JoinContext(Segment, nn.Sequential):
+    """Object context and pixels, both (N, C, H, W), joined to (N, C, H, W)."""
+
+    def __init__(self, channels, dropout):
+        super().__init__(ConvBN(2 * channels, channels), nn.Dropout2D(dropout))
+
+    def forward(self, context, pixels):
+        return super().forward(paddle.concat([context, pixels], axis=1))
+
+
+class SpatialOCR(nn.Layer):
     """Pixels joined with their object context: (N, C, H, W), (N, C, K, 1) -> (N, C, H, W)."""
 
     def __init__(self, channels, key_channels, dropout):
         super().__init__()
         self.attention_block = ObjectAttention(channels, key_channels)
-        self.conv1x1 = nn.Sequential(ConvBN(2 * channels, channels), nn.Dropout2D(dropout))
+        self.conv1x1 = JoinContext(channels, dropout)
 
     def forward(self, pixels, regions):
-        return self.conv1x1(paddle.concat([self.attention_block(pixels, regions), pixels], axis=1))
+        return self.conv1x1(self.attention_block(pixels, regions), pixels)
 
 
 class AuxiliaryHead(Segment, nn.Sequential):

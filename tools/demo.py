@@ -26,7 +26,7 @@ def main():
     start = time.perf_counter()
     shutil.rmtree(ROOT / RUN, ignore_errors=True)  # an earlier demo's; nothing else writes there
     step('draw a toy Cityscapes', 'tools/make_toy_cityscapes.py', '--out', DATA, '--size', '128', '256',
-         '--train', '60', '--val', '16', '--extra', '60', '--seed', '0')
+         '--train', '60', '--val', '12', '--extra', '60', '--seed', '0')
     step('label ids -> train ids', 'tools/convert_cityscapes.py', '--cityscapes_path', DATA)
     step('auto-labels -> train ids', 'tools/convert_cityscapes_autolabeling.py', '--dataset_root', DATA)
     step('train a small MscaleOCRNet', 'train.py', '--config', CONFIG, '--save_dir', RUN, '--use_vdl',
