@@ -5,7 +5,7 @@ from datasets.cityscapes_autolabeling import CityscapesAutolabeling
 from datasets.labels import IGNORE_INDEX, LabelSet
 from datasets.sampling import EpochStream, shard
 from losses import BootstrappedCrossEntropyLoss, DiceLoss, weighted_losses
-from models.hrnet import BACKBONES
+from models.hrnet import BACKBONES, HRNet
 from models.mscale_ocrnet import MscaleOCRNet
 from models.weights import load_weights
 
@@ -15,7 +15,7 @@ __all__ = ['IGNORE_INDEX', 'EpochStream', 'LabelSet', 'load_weights', 'register'
 def register():
     """Put our classes into PaddleSeg's registries; its own of the same name (DiceLoss, ...) are replaced, silently."""
     for registry, components in ((manager.MODELS, [MscaleOCRNet]),
-                                 (manager.BACKBONES, BACKBONES),
+                                 (manager.BACKBONES, [*BACKBONES, HRNet]),
                                  (manager.DATASETS, [CityscapesAutolabeling]),
                                  (manager.LOSSES, [DiceLoss, BootstrappedCrossEntropyLoss])):
         for component in components:

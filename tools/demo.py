@@ -33,7 +33,7 @@ def main():
          '--num_workers', '1', '--log_iters', '50')
     iters = max(int(folder.name[5:]) for folder in (ROOT / RUN).glob('iter_*'))
     weights = f'{RUN}/iter_{iters}/model.pdparams'
-    step('evaluate at scales 0.5, 1 and 2 with flip', 'val.py', '--config', CONFIG, '--model_path', weights,
+    step('evaluate at scales 0.5, 1 and 1.5 with flip', 'val.py', '--config', CONFIG, '--model_path', weights,
          '--aug_eval', '--flip_horizontal')
     step('paint predictions', 'predict.py', '--config', CONFIG, '--model_path', weights,
          '--image_path', f'{DATA}/leftImg8bit/val', '--save_dir', f'{RUN}/predictions')
@@ -42,7 +42,7 @@ def main():
           f'\n  mIoU on the toy validation set: {report["miou"]:.4f} ({report["images"]} images, see above)'
           f'\n  predictions:     {RUN}/predictions/pseudo_color_prediction'
           f'\n  overlays:        {RUN}/predictions/added_prediction'
-          f'\n  training curves: {Path(sys.executable).parent.name}/visualdl --logdir {RUN}')
+          f'\n  training curves: {Path(sys.executable).with_name("visualdl")} --logdir {RUN} --disable-telemetry')
 
 
 if __name__ == '__main__':
