@@ -31,6 +31,7 @@ def tiny_config(toy, tmp_path):
                     'iters: 3\n'
                     'batch_size: 2\n'
                     'model: {ocr_mid_channels: 16, ocr_key_channels: 8, attn_channels: 8}\n'
+                    'optimizer: {_inherited_: False, type: sgd, momentum: 0.9, weight_decay: 0.0001}\n'
                     f'train_dataset: {{dataset_root: {toy}}}\n'
                     f'val_dataset: {{dataset_root: {toy}}}\n')
     return path
