@@ -93,7 +93,8 @@ def main(argv):
     if not main_process:
         return trainer.run()
     config.save(Path(args.save_dir) / 'config.yml')
-    with lock, watch.Watch(args.save_dir, builder.labels.names, args.use_vdl, trainer.state['iteration']) as record:
+    with lock, watch.Watch(args.save_dir, builder.labels.names, args.use_vdl, trainer.state['iteration'],
+                           trainer.state['evaluated']) as record:
         trainer.watch = record
         return trainer.run()
 

@@ -13,6 +13,8 @@ import paddle
 from engine import pictures
 from engine.inference import Predictor, undo
 
+EVALUATION = 0.5  # an iteration's evaluation comes between it and the next
+
 
 class Meter:
     """Averages since the last log line.
@@ -92,17 +94,19 @@ class Watch:
     VisualDL's tags: Train/{loss, every part, lr, ips, batch_cost, reader_cost}, Evaluate/{mIoU, Acc, IoU/<class>,
     picture_<i>}.
 
-    start: the iteration that the run continues from. What earlier processes wrote beyond it is cut off and the rest
-    continued, so both records look as if the run had never stopped. OSError when save_dir cannot be written.
+    start: the iteration that the run continues from; evaluated: False when its evaluation is to be done again. What
+    earlier processes wrote beyond that is cut off and the rest continued, so both records look as if the run had never
+    stopped. OSError when save_dir cannot be written.
     """
 
-    def __init__(self, save_dir, class_names=(), use_vdl=False, start=0):
+    def __init__(self, save_dir, class_names=(), use_vdl=False, start=0, evaluated=True):
         save_dir = Path(save_dir)
         save_dir.mkdir(parents=True, exist_ok=True)
         self._names = class_names
         self._path = save_dir / 'metrics.jsonl'
-        _cut(self._path, _line_steps, start)
-        self._writer = _log_writer(save_dir, start) if use_vdl else None
+        last = start + EVALUATION if evaluated else start
+        _cut(self._path, _line_steps, last)
+        self._writer = _log_writer(save_dir, last) if use_vdl else None
 
     def __enter__(self):
         return self
@@ -150,14 +154,14 @@ def _plain(value):
     return float(value) if math.isfinite(value) else None
 
 
-def _log_writer(save_dir, start):
+def _log_writer(save_dir, last):
     from visualdl import LogWriter  # takes a second and a dozen packages; only for those who ask for curves
 
     # VisualDL's page shows nothing but the newest log of a folder, so a resumed run must continue that one.
     logs = sorted(save_dir.glob('vdlrecords*'))
     if not logs:
         return LogWriter(str(save_dir))
-    _cut(logs[-1], _record_steps, start)
+    _cut(logs[-1], _record_steps, last)
     return LogWriter(str(save_dir), file_name=logs[-1].name)
 
 
@@ -181,7 +185,8 @@ def _line_steps(file):
     """Of metrics.jsonl, up to the first line that is not one of ours."""
     for line in iter(file.readline, b''):
         try:
-            step = json.loads(line)['iteration']
+            entry = json.loads(line)
+            step = entry['iteration'] + EVALUATION * entry.get('kind', '').endswith('eval')
         except (ValueError, KeyError, TypeError):
             return
         if not line.endswith(b'\n'):
@@ -198,7 +203,8 @@ def _record_steps(file):
         data = file.read(size)
         if not size or len(data) < size:
             return
-        yield Record.FromString(data).values[0].id
+        value = Record.FromString(data).values[0]
+        yield value.id + EVALUATION * value.tag.startswith('Evaluate/')
 
 
 def evaluation_pictures(predictor, dataset, labels, count=4, longest=512):

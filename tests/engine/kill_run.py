@@ -65,7 +65,8 @@ def main(argv):
         trainer.resume(resume_from)
     if not main_process:
         return trainer.run()
-    with FolderLock(save_dir), watch.Watch(save_dir, 'abc', start=trainer.state['iteration']) as trainer.watch:
+    with FolderLock(save_dir), watch.Watch(save_dir, 'abc', start=trainer.state['iteration'],
+                                                 evaluated=trainer.state['evaluated']) as trainer.watch:
         return trainer.run()
 
 

@@ -235,3 +235,13 @@ def test_attention_goes_through_the_windows_of_the_prediction(tmp_path):
     picture, = evaluation_pictures(predictor, Images(tmp_path), LABELS, count=1)
     assert shapes == [[1, 3, 24, 16]] * 2
     assert (panels(picture)[3] == 51).all()
+
+
+def test_an_evaluation_that_is_done_again_is_not_recorded_twice(tmp_path):
+    lines = [{'kind': 'train', 'iteration': 4}, {'kind': 'eval', 'iteration': 4}, {'kind': 'train', 'iteration': 8},
+             {'kind': 'eval', 'iteration': 8}, {'kind': 'ema_eval', 'iteration': 8}]
+    path = tmp_path / 'metrics.jsonl'
+    for evaluated, kept in ((True, 5), (False, 3)):
+        path.write_text(''.join(json.dumps(line) + '\n' for line in lines))
+        with Watch(tmp_path, start=8, evaluated=evaluated):
+            assert [json.loads(line) for line in path.read_text().splitlines()] == lines[:kept]
