@@ -33,7 +33,7 @@ def test_two_processes_train_and_evaluate_like_one(tiny_config, tmp_path):
     # nothing: an untrained network with fixed statistics is chaotic, and would multiply the rounding.)
     states = [paddle.load(str(tmp_path / run / 'iter_3' / 'model.pdopt')) for run in ('one', 'two')]
     velocities = [{name: value.numpy() for name, value in state.items() if 'velocity' in name} for state in states]
-    assert velocities[0].keys() == velocities[1].keys() and len(velocities[0]) > 80
+    assert velocities[0].keys() == velocities[1].keys() and len(velocities[0]) > 60
     for name, one in velocities[0].items():
         np.testing.assert_allclose(velocities[1][name], one, atol=5e-4 * np.abs(one).max(), err_msg=name)
     scores = [re.search(r'\[EVAL\] iter: 3, mIoU: ([\d.]+), accuracy: ([\d.]+)', log).groups()
