@@ -53,8 +53,8 @@ def start_paddle():
     warnings.filterwarnings('ignore', message='No ccache found')
     warnings.filterwarnings('ignore', message='When training, we now always track global mean and variance')
     if 'AuthenticAMD' in _processor():
-        # The MKL inside Paddle's CPU build takes its slowest path on AMD's processors unless told that they have AVX2:
-        # matrix products, and with them a training step, take about half the time (benchmarks/training.py).
+        # The MKL inside Paddle's CPU build takes its slowest path on AMD's processors unless told that they have AVX2.
+        # It costs the last digits: results differ in rounding from a run without it.
         os.environ.setdefault('MKL_DEBUG_CPU_TYPE', '5')
     import paddle
 

@@ -26,8 +26,8 @@ class MscaleOCRNet(nn.Layer):
         pretrained: weights to start from (see models.weights.load_pretrained).
         fresh_head: take everything but the classification layers from `pretrained`, for another number of classes.
         recompute (bool): keep only the inputs of stage 1, of HRNet's modules and of parts of the heads for the
-            backward pass, and compute the rest a second time (see models.recompute): less than half the memory of a
-            training step, about a quarter more time. A backbone without segments keeps everything.
+            backward pass, and compute the rest a second time (see models.recompute; benchmarks/training.py measures
+            memory and time). A backbone without segments keeps everything.
     Raises ValueError when 1.0 is not among n_scales or a scale is not positive.
     """
 

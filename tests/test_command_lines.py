@@ -18,7 +18,7 @@ from engine import cli
 from tests.conftest import ROOT
 
 
-def run(main, *argv, capsys=None):
+def run(main, *argv):
     """Exit status of a script's main in this process, through the same door as the command line."""
     with pytest.raises(SystemExit) as stop:
         cli.run(main, [str(a) for a in argv])
