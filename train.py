@@ -93,6 +93,7 @@ def main(argv):
     if not main_process:
         return trainer.run()
     config.save(Path(args.save_dir) / 'config.yml')
+    builder.save_description(args.save_dir)
     with lock, watch.Watch(args.save_dir, builder.labels.names, args.use_vdl, trainer.state['iteration'],
                            trainer.state['evaluated']) as record:
         trainer.watch = record

@@ -9,6 +9,7 @@ import paddle
 from paddleseg.transforms import Compose
 
 from datasets.class_uniform import ClassUniformOrder, centroid_records, with_centroid_crop
+from datasets.description import describe
 from datasets.labels import CITYSCAPES
 from datasets.pairing import COARSE, FINE, find_images, find_pairs
 from datasets.reading import read_image, read_label
@@ -26,6 +27,7 @@ class CityscapesAutolabeling(paddle.io.Dataset):
         gtFine/<mode>/<city>/<stem>_gtFine_labelTrainIds.png
         leftImg8bit_trainextra/leftImg8bit/train_extra/<city>/<stem>_leftImg8bit.png
         convert_autolabelled/<city>/<stem>_leftImg8bit.png
+        dataset.yml (optional: other classes than Cityscapes', see datasets.description)
 
     An epoch holds every fine image (index < len(file_list)), then int(coarse_multiple * fine images) coarse ones. These
     are taken from one random permutation of the coarse set which the epochs walk through, so that all of them are seen
@@ -56,8 +58,7 @@ class CityscapesAutolabeling(paddle.io.Dataset):
     Raises ValueError for missing files (all of them are looked up here) and, when a sample is read, for a file that
     cannot be decoded or a label that does not fit; the text names the file, what was expected, and the fix.
     """
-    LABELS = CITYSCAPES
-    NUM_CLASSES = CITYSCAPES.num_classes
+    NUM_CLASSES = CITYSCAPES.num_classes  # what PaddleSeg wants to know of the class; an object's are those of its root
     IGNORE_INDEX = CITYSCAPES.ignore_index
     IMG_CHANNELS = 3
 
@@ -75,9 +76,9 @@ class CityscapesAutolabeling(paddle.io.Dataset):
         self.transforms = Compose(transforms)
         self.dataset_root = dataset_root
         self.mode = mode
-        self.labels = self.LABELS
-        self.num_classes = self.NUM_CLASSES
-        self.ignore_index = self.IGNORE_INDEX
+        self.labels = describe(dataset_root).labels
+        self.num_classes = self.labels.num_classes
+        self.ignore_index = self.labels.ignore_index
         self.epoch = 0
 
         if mode == 'test':

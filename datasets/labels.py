@@ -1,7 +1,7 @@
-"""Label sets: the only place where class names, colours and the ignore value are stated.
+"""Label sets: the classes a network is trained on, their colours and the ignore value.
 
-A label set describes the classes a network is trained on. Everything else (models, losses, metrics, pictures, reports)
-takes its number of classes, names and colours from the label set of the dataset at hand.
+Everything else (models, losses, metrics, pictures, reports) takes them from the label set of the dataset at hand: that
+of Cityscapes is stated here, that of any other dataset in its dataset.yml (datasets.description).
 """
 from dataclasses import dataclass
 
@@ -28,15 +28,24 @@ class LabelSet:
         return len(self.names)
 
     def label_id_to_train_id(self):
-        """uint8 (256,) lookup table from label id to train id; every id that is not a class becomes ignore_index."""
+        """uint8 (256,) lookup table from label id to train id; every id that is not a class becomes ignore_index.
+
+        Without label_ids both are the same.
+        """
         table = np.full(256, self.ignore_index, np.uint8)
-        table[list(self.label_ids)] = np.arange(len(self.label_ids), dtype=np.uint8)
+        table[list(self.label_ids or range(self.num_classes))] = np.arange(self.num_classes, dtype=np.uint8)
         return table
 
-    def train_id_to_label_id(self, void=0):
-        """uint8 (256,) lookup table from train id to label id; ignore_index and all else becomes `void`."""
+    def train_id_to_label_id(self, void=None):
+        """uint8 (256,) lookup table from train id to label id; ignore_index and all else becomes `void`.
+
+        void: default 0 (Cityscapes: unlabeled), or ignore_index where train ids and label ids are the same or 0 is a
+        class.
+        """
+        if void is None:
+            void = 0 if self.label_ids and 0 not in self.label_ids else self.ignore_index
         table = np.full(256, void, np.uint8)
-        table[:len(self.label_ids)] = self.label_ids
+        table[:self.num_classes] = self.label_ids or range(self.num_classes)
         return table
 
     def color_table(self):

@@ -4,6 +4,7 @@ import difflib
 import inspect
 import os
 from ast import literal_eval
+from functools import cached_property
 from pathlib import Path
 
 import paddle
@@ -289,15 +290,65 @@ class Builder(paddleseg.cvlibs.SegBuilder):
                 raise cause from None
             raise
 
+    def _described(self, dataset_class, section):
+        """The dataset's class with the classes of its folder, where it is one of ours: PaddleSeg asks the class.
+
+        Where that folder is not (weights used on another machine) the description is expected beside the config.
+        """
+        root = self.config.dic[section].get('dataset_root')
+        if not issubclass(dataset_class, registry.CityscapesAutolabeling) or root is None:
+            return dataset_class
+        labels = registry.describe(root if os.path.isdir(root) else os.path.dirname(self.config.path)).labels
+        return type(dataset_class.__name__, (dataset_class,), {
+            'LABELS': labels, 'NUM_CLASSES': labels.num_classes, 'IGNORE_INDEX': labels.ignore_index})
+
+    @cached_property
+    def train_dataset_class(self):
+        return self._described(super().train_dataset_class, 'train_dataset')
+
+    @cached_property
+    def val_dataset_class(self):
+        return self._described(super().val_dataset_class, 'val_dataset')
+
+    @cached_property
+    def model(self):
+        self._check_classes()
+        return super().model
+
     @property
     def labels(self):
         """The LabelSet of the validation dataset; generic names and no colours for PaddleSeg's own datasets."""
-        dataset_class = self.val_dataset_class
+        dataset_class = self.val_dataset_class if 'val_dataset' in self.config.dic else self.train_dataset_class
         if hasattr(dataset_class, 'LABELS'):
             return dataset_class.LABELS
         num_classes = self.config.val_dataset_cfg.get('num_classes') or dataset_class.NUM_CLASSES
         return registry.LabelSet(names=tuple(f'class {i}' for i in range(num_classes)),
                                  palette=tuple(_distinct_colors(num_classes)))
+
+    def save_description(self, folder):
+        """Copy the training data's dataset.yml, if it has one, beside the run's config: the weights need it elsewhere."""
+        root = self.config.dic['train_dataset'].get('dataset_root')
+        if root is not None and (path := Path(root) / 'dataset.yml').is_file():
+            write_atomically(Path(folder) / 'dataset.yml', path.read_bytes())
+
+    def _check_classes(self):
+        """model.num_classes, training and validation data must agree, by names where the datasets have them."""
+        def names(dataset_class):
+            return getattr(dataset_class, 'LABELS', None)
+
+        config, train = self.config, self.train_dataset_class
+        if names(train) is None:
+            return
+        root = config.dic['train_dataset']['dataset_root']
+        stated = config.dic['model'].get('num_classes', train.NUM_CLASSES)
+        if stated != train.NUM_CLASSES:
+            raise ValueError(f"{config.path}: key 'model.num_classes': expected {train.NUM_CLASSES}, the classes of "
+                             f'train_dataset.dataset_root {root}, found {stated}; remove the key or correct the folder')
+        if 'val_dataset' in config.dic and names(self.val_dataset_class) not in (None, names(train)):
+            val_root = config.dic['val_dataset']['dataset_root']
+            raise ValueError(f"{config.path}: key 'val_dataset.dataset_root': expected the classes of the training "
+                             f'data in {root} ({len(names(train).names)}), found others in {val_root} '
+                             f'({len(names(self.val_dataset_class).names)}); compare their dataset.yml')
 
 
 def _distinct_colors(n):

@@ -2,6 +2,7 @@
 from paddleseg.cvlibs import manager
 
 from datasets.cityscapes_autolabeling import CityscapesAutolabeling
+from datasets.description import describe
 from datasets.labels import IGNORE_INDEX, LabelSet
 from datasets.sampling import EpochStream, shard
 from losses import BootstrappedCrossEntropyLoss, DiceLoss, weighted_losses
@@ -9,7 +10,8 @@ from models.hrnet import BACKBONES, HRNet
 from models.mscale_ocrnet import MscaleOCRNet
 from models.weights import load_weights
 
-__all__ = ['IGNORE_INDEX', 'EpochStream', 'LabelSet', 'load_weights', 'register', 'shard', 'weighted_losses']
+__all__ = ['IGNORE_INDEX', 'CityscapesAutolabeling', 'EpochStream', 'LabelSet', 'describe', 'load_weights',
+           'register', 'shard', 'weighted_losses']
 
 
 def register():

@@ -1,0 +1,114 @@
+"""What a dataset says about itself: `dataset.yml` in its root folder. Without that file it is Cityscapes.
+
+    name: my streets
+    ignore_index: 255            # optional
+    classes:                     # optional: Cityscapes' 19. In the order of the train ids
+      - {name: road, color: [128, 64, 128]}
+      - {name: car, color: [0, 0, 142]}       # label_id: ..., for every class or for none: ids in the label images
+    images: {train: 60, val: 12}              # optional: how many of each split there must be
+
+tools/prepare_folder.py and tools/make_toy_cityscapes.py write it; dataset, model, losses, metrics, pictures and reports
+follow it.
+"""
+import os
+from dataclasses import dataclass, field
+
+import yaml
+
+from datasets.labels import CITYSCAPES, IGNORE_INDEX, LabelSet
+
+FILE = 'dataset.yml'
+SPLITS = ('train', 'val', 'test', 'train_extra')
+
+
+@dataclass(frozen=True)
+class Description:
+    """name: for reports. labels: the LabelSet. images: {split: expected number of images}, of known splits only."""
+    name: str
+    labels: LabelSet
+    images: dict = field(default_factory=dict)
+
+    def to_yaml(self):
+        """Text of a dataset.yml that says this."""
+        labels = self.labels
+        classes = [{'name': name, 'color': [int(value) for value in color]}
+                   for name, color in zip(labels.names, labels.palette)]
+        for entry, label_id in zip(classes, labels.label_ids):
+            entry['label_id'] = label_id
+        lines = [f'name: {_one_line(self.name)}', f'ignore_index: {labels.ignore_index}', 'classes:']
+        lines += [f'  - {_one_line(entry)}' for entry in classes]
+        return '\n'.join([*lines, f'images: {_one_line(self.images)}', ''])
+
+
+# Counts as on Cityscapes' download page. train_extra: one of its 19998 images is not there (datasets.pairing.COARSE).
+OFFICIAL = Description('Cityscapes', CITYSCAPES, {'train': 2975, 'val': 500, 'test': 1525, 'train_extra': 19998})
+
+
+def describe(root):
+    """The Description of the dataset in folder `root`: its dataset.yml, or Cityscapes where there is none.
+
+    Raises ValueError, with one line that names the file and the key, for a dataset.yml that does not say it.
+    """
+    path = os.path.join(root, FILE)
+    if not os.path.isfile(path):
+        return OFFICIAL
+    try:
+        with open(path, encoding='utf-8') as file:
+            dic = yaml.safe_load(file)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f'{path}: expected YAML, found {" ".join(str(error).split())}; see datasets/description.py') \
+            from error
+    if not isinstance(dic, dict):
+        raise ValueError(f'{path}: expected keys like name and classes, found {dic!r:.60}; see datasets/description.py')
+    unknown = sorted(map(str, dic.keys() - {'name', 'ignore_index', 'classes', 'images'}))
+    if unknown:
+        raise ValueError(f'{path}: expected name, ignore_index, classes, images, found {unknown[0]!r}; remove that key')
+    images = dic.get('images') or {}
+    if not isinstance(images, dict) or any(split not in SPLITS or not _is_int(n, 0) for split, n in images.items()):
+        raise ValueError(f'{path}: key images: expected numbers of {", ".join(SPLITS)}, found {images!r:.80}; '
+                         'correct it')
+    return Description(str(dic.get('name', root)), _labels(path, dic), images)
+
+
+def _labels(path, dic):
+    ignore = dic.get('ignore_index', IGNORE_INDEX)
+    if 'classes' not in dic:
+        if ignore != IGNORE_INDEX:
+            raise ValueError(f'{path}: key ignore_index: expected {IGNORE_INDEX} for Cityscapes\' classes, found '
+                             f'{ignore!r}; remove it or state the classes')
+        return CITYSCAPES
+    classes = dic['classes']
+    if not isinstance(classes, list) or not 1 <= len(classes) <= 255:
+        raise ValueError(f'{path}: key classes: expected a list of 1 to 255 classes, found {classes!r:.60}; list them')
+    for i, entry in enumerate(classes):
+        if not isinstance(entry, dict) or not isinstance(entry.get('name'), str) or not _is_color(entry.get('color')) \
+                or entry.keys() - {'name', 'color', 'label_id'} or not _is_int(entry.get('label_id', 0), 0, 255):
+            raise ValueError(f'{path}: key classes.{i}: expected {{name: text, color: [R, G, B]}} and perhaps '
+                             f'label_id: 0-255, found {entry!r:.80}; correct it')
+    names = [entry['name'] for entry in classes]
+    label_ids = [entry['label_id'] for entry in classes if 'label_id' in entry]
+    for what, values in (('names', names), ('label ids', label_ids)):
+        if len(set(values)) < len(values):
+            raise ValueError(f'{path}: key classes: expected different {what}, found {values!r:.80}; correct it')
+    if label_ids and len(label_ids) < len(names):
+        raise ValueError(f'{path}: key classes: expected a label_id for every class or for none, found '
+                         f'{len(label_ids)} for {len(names)} classes; correct it')
+    if not _is_int(ignore, len(names), 255):
+        raise ValueError(f'{path}: key ignore_index: expected {len(names)} to 255 (0 to {len(names) - 1} are classes), '
+                         f'found {ignore!r}; 255 is usual')
+    return LabelSet(names=tuple(names), palette=tuple(tuple(entry['color']) for entry in classes), ignore_index=ignore,
+                    label_ids=tuple(label_ids))
+
+
+def _is_int(value, low, high=float('inf')):
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+
+def _is_color(value):
+    return isinstance(value, list) and len(value) == 3 and all(_is_int(v, 0, 255) for v in value)
+
+
+def _one_line(value):
+    """YAML of a value in one line."""
+    return yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=float('inf'),
+                          allow_unicode=True).removesuffix('...\n').strip()
