@@ -12,6 +12,7 @@ def parse_args(argv):
     flags.add_inference_flags(parser, '--aug_pred')
     parser.add_argument('--image_path', required=True, help='image, folder (searched recursively) or list file (.txt)')
     parser.add_argument('--save_dir', default='output/result', help='folder of the predictions')
+    parser.add_argument('--skip_existing', action='store_true', help='leave images alone that have their predictions')
     parser.add_argument('--custom_color', nargs='+', type=int, metavar='RGB', help='R G B of every class, 0-255')
     cli.add_debug_flag(parser)
     return parser.parse_args(argv)
@@ -31,10 +32,16 @@ def main(argv):
     logger = logging.getLogger('predict')
     flags.warn_unused(args, logger)
     images = pictures.find_images(args.image_path, exclude=args.save_dir)
+    if args.skip_existing:
+        found = len(images)
+        images = [item for item in images if not pictures.is_written(args.save_dir, item[1])]
+        logger.info('%d of %d images have their predictions already', found - len(images), found)
     builder = Builder(Config(args.config, args.opts, with_pretrained=False))
+    builder.check_weights(Path(args.model_path).parent.parent)
     colors = pictures.color_table(builder.labels, args.custom_color)
     flags.check_writable(args.save_dir)
-    predict = Predictor(load_model(builder, args.model_path), **flags.predictor_options(vars(args)))
+    network = load_model(builder, args.model_path, **flags.network_options(args))
+    predict = Predictor(network, **flags.predictor_options(vars(args)))
     transforms = Compose(builder.val_transforms)
 
     def load(item):
@@ -42,15 +49,16 @@ def main(argv):
         return image, transforms({'img': image.astype('float32')})
 
     failed = []
-    for (path, name), loaded, error in tqdm(prefetch(load, images, args.num_workers), total=len(images),
-                                            desc='predict', unit='image', disable=None):
-        if error is not None and not isinstance(error, (ValueError, OSError)):
-            raise error
-        if error is None:
-            image, sample = loaded
-            pictures.write_prediction(args.save_dir, name, image, predict(sample), colors)
-        else:
-            failed.append(f'{path}: {error}' if str(path) not in str(error) else str(error))
+    with pictures.Writer(args.save_dir, colors) as writer:
+        for (path, name), loaded, error in tqdm(prefetch(load, images, args.num_workers), total=len(images),
+                                                desc='predict', unit='image', disable=None):
+            if error is not None and not isinstance(error, (ValueError, OSError)):
+                raise error
+            if error is None:
+                image, sample = loaded
+                writer.write(name, image, predict(sample))
+            else:
+                failed.append(f'{path}: {error}' if str(path) not in str(error) else str(error))
     done = len(images) - len(failed)
     logger.info('predicted %d of %d images; pictures in %s and %s', done, len(images),
                 Path(args.save_dir) / 'pseudo_color_prediction', Path(args.save_dir) / 'added_prediction')

@@ -47,7 +47,7 @@ def main(argv):
     from engine.config import Builder, Config
     from engine.evaluator import evaluate
     from engine.files import FolderLock
-    from engine.inference import Predictor
+    from engine.inference import Predictor, rearranged
     from engine.trainer import Trainer
 
     # ---------------------------------------------------------------- what to train, and from where
@@ -67,12 +67,14 @@ def main(argv):
     # ---------------------------------------------------------------- the objects
     paddle.seed(args.seed)
     builder = Builder(config)
+    if resume_from:
+        builder.check_weights(Path(resume_from).parent)
     dataset = builder.train_dataset
     dataset.seed = args.seed
     val_dataset = builder.val_dataset if args.do_eval else None
 
     def evaluate_model(model):
-        predictor = Predictor(model, **flags.predictor_options(config.test_config))
+        predictor = Predictor(rearranged(model), **flags.predictor_options(config.test_config))
         result = evaluate(predictor, val_dataset, args.num_workers)
         if args.use_vdl and main_process:
             result['pictures'] = watch.evaluation_pictures(predictor, val_dataset, builder.labels)

@@ -32,7 +32,9 @@ def main(argv):
     report = weights.with_name(f'evaluation_{Path(args.config).stem}{flags.describe(args)}.json')
     builder = Builder(config)
     flags.check_writable(report.parent)
-    predict = Predictor(load_model(builder, args.model_path), **flags.predictor_options(vars(args)))
+    builder.check_weights(weights.parent.parent)
+    network = load_model(builder, args.model_path, **flags.network_options(args))
+    predict = Predictor(network, **flags.predictor_options(vars(args)))
     dataset, labels = builder.val_dataset, builder.labels
     logger.info('evaluate %s on %d images of %s', weights, len(dataset), config.val_dataset_cfg.get('dataset_root'))
     result = evaluate(predict, dataset, args.num_workers)

@@ -10,8 +10,8 @@ from paddleseg.transforms import Compose
 
 from datasets.class_uniform import ClassUniformOrder, centroid_records, with_centroid_crop
 from datasets.description import describe
-from datasets.labels import CITYSCAPES
-from datasets.pairing import COARSE, FINE, find_images, find_pairs
+from datasets.labels import CITYSCAPES, IGNORE_INDEX
+from datasets.pairing import COARSE, find_images, find_pairs, fine_layout
 from datasets.reading import read_image, read_label
 
 # Second word of the seed: keeps the streams of random numbers apart, from each other and from the sampler's.
@@ -23,7 +23,7 @@ class CityscapesAutolabeling(paddle.io.Dataset):
     """Cityscapes: finely labelled images, and in training a share of the coarse set with automatic labels.
 
     Files under dataset_root:
-        leftImg8bit/<mode>/<city>/<stem>_leftImg8bit.png
+        leftImg8bit/<mode>/<city>/<stem>_leftImg8bit.png (or .jpg)
         gtFine/<mode>/<city>/<stem>_gtFine_labelTrainIds.png
         leftImg8bit_trainextra/leftImg8bit/train_extra/<city>/<stem>_leftImg8bit.png
         convert_autolabelled/<city>/<stem>_leftImg8bit.png
@@ -81,20 +81,21 @@ class CityscapesAutolabeling(paddle.io.Dataset):
         self.ignore_index = self.labels.ignore_index
         self.epoch = 0
 
+        fine = self._fine = fine_layout(self.labels)
         if mode == 'test':
-            self.file_list = [(image, None) for image in find_images(dataset_root, FINE, mode)]
+            self.file_list = [(image, None) for image in find_images(dataset_root, fine, mode)]
         else:
-            self.file_list = find_pairs(dataset_root, FINE, mode)
+            self.file_list = find_pairs(dataset_root, fine, mode)
         self.coarse_list = []
         if mode == 'train':
             if add_val:
-                self.file_list += find_pairs(dataset_root, FINE, 'val')
+                self.file_list += find_pairs(dataset_root, fine, 'val')
             if coarse_multiple > 0:
                 self.coarse_list = find_pairs(dataset_root, COARSE, 'train')
         self.coarse_per_epoch = int(coarse_multiple * len(self.file_list)) if self.coarse_list else 0
         if self.class_uniform:
             self._records = centroid_records(self.file_list, self.labels, dataset_root,
-                                             FINE.label_fix.format(root=dataset_root))
+                                             fine.label_fix.format(root=dataset_root))
         self.seed = seed
 
     @property
@@ -138,12 +139,14 @@ class CityscapesAutolabeling(paddle.io.Dataset):
         data = {'img': read_image(image_path), 'gt_fields': []}
         label = None
         if label_path is not None:
-            fix = (FINE if index < len(self.file_list) else COARSE).label_fix.format(root=self.dataset_root)
+            fix = (self._fine if index < len(self.file_list) else COARSE).label_fix.format(root=self.dataset_root)
             label = read_label(label_path, data['img'].shape[:2], self.labels, fix)
         if centroid is not None:
             data['centroid'] = [(i + 0.5) / length for i, length in zip(centroid, data['img'].shape)]
         data['img'] = data['img'].astype(np.float32)
         if self.mode == 'train':
+            # PaddleSeg's transforms pad labels with 255 and take it for void, whatever the dataset's own value is.
+            label[label == self.ignore_index] = IGNORE_INDEX
             data.update(label=label, gt_fields=['label'])
         with _seeded_transforms([self.seed, _TRANSFORMS, epoch, index]):
             data = self.transforms(data)
@@ -151,6 +154,7 @@ class CityscapesAutolabeling(paddle.io.Dataset):
         if self.mode == 'train':
             # Only now: OpenCV resizes 8 bit labels, but no int64.
             sample['label'] = data['label'].astype(np.int64)
+            sample['label'][sample['label'] == IGNORE_INDEX] = self.ignore_index
             return sample
         if self.mode == 'val':
             sample['label'] = label.astype(np.int64)

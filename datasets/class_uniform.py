@@ -17,7 +17,7 @@ from contextlib import suppress
 import cv2
 import numpy as np
 import paddleseg.transforms as T
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from datasets.reading import read_image, read_label
@@ -111,10 +111,11 @@ def _build(pairs, label_set, fix, tile):
 
 
 def _image_size(path):
-    """(H, W) from the header alone, if possible."""
+    """(H, W) from the header alone, if possible, as OpenCV decodes: turned as EXIF says."""
     try:
         with Image.open(path) as image:
-            return image.size[::-1]
+            turned = 'exif' in image.info and image.getexif().get(ExifTags.Base.Orientation, 1) > 4
+            return image.size if turned else image.size[::-1]
     except UnidentifiedImageError:
         return read_image(path).shape[:2]  # or the error that says what is wrong
 

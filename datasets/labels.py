@@ -3,6 +3,8 @@
 Everything else (models, losses, metrics, pictures, reports) takes them from the label set of the dataset at hand: that
 of Cityscapes is stated here, that of any other dataset in its dataset.yml (datasets.description).
 """
+import colorsys
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,6 +55,22 @@ class LabelSet:
         table = np.zeros((256, 3), np.uint8)
         table[:self.num_classes] = self.palette
         return table
+
+
+def distinct_colors(count, taken=()):
+    """`count` different RGB colours that are not in `taken`: around the hue circle, in three brightnesses."""
+    def candidates():
+        for i in itertools.count():  # steps of the golden ratio: neighbours in the list lie far apart on the circle
+            color = colorsys.hsv_to_rgb(i * 0.618034 % 1, 0.75, (0.9, 0.65, 0.4)[i % 3])
+            yield tuple(round(255 * value) for value in color)
+
+    used, colors = set(taken), []
+    for color in candidates():
+        if len(colors) == count:
+            return colors
+        if color not in used:
+            used.add(color)
+            colors.append(color)
 
 
 # (name, label id, RGB colour) in train-id order, as defined by the Cityscapes benchmark (Cordts et al., CVPR 2016).

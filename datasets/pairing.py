@@ -1,22 +1,24 @@
 """Which label belongs to which image: by city and file name, never by position in two sorted lists."""
 import glob
 import os
-from dataclasses import dataclass
+from collections import defaultdict
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
 class Layout:
     """Where a set of images and labels lies under the dataset's root folder.
 
-    An image is <images>/<city>/<stem><image_suffix>, its label <labels>/<city>/<stem><label_suffix>. image_fix and
-    label_fix say how to get the files that are not there. `{split}` (in folders) and `{root}` (in fixes) are filled in.
+    An image is <images>/<city>/<stem> and one of image_suffixes, its label <labels>/<city>/<stem><label_suffix>.
+    image_fix and label_fix say how to get the files that are not there. `{split}` (in folders) and `{root}` (in fixes)
+    are filled in.
     """
     images: str
     labels: str
     label_suffix: str
     image_fix: str
     label_fix: str
-    image_suffix: str = '_leftImg8bit.png'
+    image_suffixes: tuple = ('_leftImg8bit.png', '_leftImg8bit.jpg', '_leftImg8bit.jpeg')
 
 
 FINE = Layout(
@@ -27,6 +29,10 @@ FINE = Layout(
     label_fix='unpack gtFine_trainvaltest.zip in {root} and run '
               '`python tools/convert_cityscapes.py --cityscapes_path {root}`')
 
+_OWN = replace(
+    FINE, image_fix='make it from your folders with tools/prepare_folder.py, or correct dataset_root',
+    label_fix='delete that label, if it is there, and run `python tools/prepare_folder.py ... --out {root}` again')
+
 # The Cityscapes download page asks to delete one corrupt image of train_extra.
 COARSE = Layout(
     images='leftImg8bit_trainextra/leftImg8bit/train_extra',
@@ -35,6 +41,11 @@ COARSE = Layout(
     image_fix='unpack leftImg8bit_trainextra.zip in {root}/leftImg8bit_trainextra, or set coarse_multiple: 0',
     label_fix='run `python tools/convert_cityscapes_autolabeling.py --dataset_root {root}` and delete the corrupt '
               'image troisdorf_000000_000073_leftImg8bit.png, or set coarse_multiple: 0')
+
+
+def fine_layout(label_set):
+    """FINE, with the fixes that suit a dataset of these labels: Cityscapes' archives or tools/prepare_folder.py."""
+    return FINE if label_set.label_ids else _OWN
 
 
 def find_images(root, layout, split):
@@ -49,7 +60,7 @@ def find_pairs(root, layout, split):
     summary and the first ten names.
     """
     images = _find_images(root, layout, split)
-    labels = _find_files(root, layout.labels.format(split=split), layout.label_suffix, layout.label_fix)
+    labels = _find_files(root, layout.labels.format(split=split), (layout.label_suffix,), layout.label_fix)
     unpaired = sorted(images.keys() ^ labels.keys())
     if unpaired:
         raise ValueError(_describe_unpaired(unpaired, images, root, layout, split))
@@ -58,21 +69,28 @@ def find_pairs(root, layout, split):
 
 def _find_images(root, layout, split):
     folder = layout.images.format(split=split)
-    images = _find_files(root, folder, layout.image_suffix, layout.image_fix)
+    images = _find_files(root, folder, layout.image_suffixes, layout.image_fix)
     if not images:
-        raise ValueError(f'{os.path.join(root, folder)}: expected images <city>/<stem>{layout.image_suffix}; found '
-                         f'none; {layout.image_fix.format(root=root)}')
+        raise ValueError(f'{os.path.join(root, folder)}: expected images <city>/<stem>{layout.image_suffixes[0]} (or '
+                         f'.jpg); found none; {layout.image_fix.format(root=root)}')
     return images
 
 
-def _find_files(root, folder, suffix, fix):
-    """{'<city>/<stem>': path}, sorted. The city is part of the name, so no two files of a folder share one."""
+def _find_files(root, folder, suffixes, fix):
+    """{'<city>/<stem>': path}, sorted. Raises ValueError for two files of one name, as an image in PNG and in JPEG."""
     path = os.path.join(root, folder)
     if not os.path.isdir(path):
-        raise ValueError(f'{path}: expected a folder of <city>/<stem>{suffix}; found {_nearest(path)}; '
+        raise ValueError(f'{path}: expected a folder of <city>/<stem>{suffixes[0]}; found {_nearest(path)}; '
                          f'{fix.format(root=root)}')
-    files = glob.glob(os.path.join(glob.escape(path), '*', '*' + suffix))
-    return dict(sorted((os.path.relpath(file, path)[:-len(suffix)], file) for file in files))
+    files = defaultdict(list)
+    for suffix in suffixes:
+        for file in glob.glob(os.path.join(glob.escape(path), '*', '*' + suffix)):
+            files[os.path.relpath(file, path)[:-len(suffix)]].append(file)
+    for name, same in files.items():
+        if len(same) > 1:
+            raise ValueError(f'{path}: expected one file for {name}; found '
+                             f'{" and ".join(os.path.basename(file) for file in same)}; delete all but one')
+    return dict(sorted((name, file) for name, (file,) in files.items()))
 
 
 def _nearest(path):

@@ -293,12 +293,17 @@ class Builder(paddleseg.cvlibs.SegBuilder):
     def _described(self, dataset_class, section):
         """The dataset's class with the classes of its folder, where it is one of ours: PaddleSeg asks the class.
 
-        Where that folder is not (weights used on another machine) the description is expected beside the config.
+        Where that folder is not there (weights used on another machine) a run's dataset.yml lies beside its config;
+        failing that, the other section's folder may be there.
         """
-        root = self.config.dic[section].get('dataset_root')
+        sections = [section, *{'train_dataset', 'val_dataset'} - {section}]
+        root, other = (self.config.dic.get(name, {}).get('dataset_root') for name in sections)
         if not issubclass(dataset_class, registry.CityscapesAutolabeling) or root is None:
             return dataset_class
-        labels = registry.describe(root if os.path.isdir(root) else os.path.dirname(self.config.path)).labels
+        beside = os.path.dirname(self.config.path)
+        if not os.path.isdir(root):
+            root = beside if os.path.isfile(os.path.join(beside, 'dataset.yml')) else other or root
+        labels = registry.describe(root).labels
         return type(dataset_class.__name__, (dataset_class,), {
             'LABELS': labels, 'NUM_CLASSES': labels.num_classes, 'IGNORE_INDEX': labels.ignore_index})
 
@@ -321,20 +326,31 @@ class Builder(paddleseg.cvlibs.SegBuilder):
         dataset_class = self.val_dataset_class if 'val_dataset' in self.config.dic else self.train_dataset_class
         if hasattr(dataset_class, 'LABELS'):
             return dataset_class.LABELS
-        num_classes = self.config.val_dataset_cfg.get('num_classes') or dataset_class.NUM_CLASSES
+        cfg = self.config.val_dataset_cfg or self.config.train_dataset_cfg
+        num_classes = cfg.get('num_classes') or dataset_class.NUM_CLASSES
         return registry.LabelSet(names=tuple(f'class {i}' for i in range(num_classes)),
-                                 palette=tuple(_distinct_colors(num_classes)))
+                                 palette=tuple(registry.distinct_colors(num_classes)))
 
     def save_description(self, folder):
-        """Copy the training data's dataset.yml, if it has one, beside the run's config: the weights need it elsewhere."""
+        """Copy the training data's dataset.yml, if there is one, beside the run's config, for other machines."""
         root = self.config.dic['train_dataset'].get('dataset_root')
         if root is not None and (path := Path(root) / 'dataset.yml').is_file():
             write_atomically(Path(folder) / 'dataset.yml', path.read_bytes())
 
+    def check_weights(self, folder):
+        """ValueError if weights come from a run, whose folder has a dataset.yml, of other classes than the config's.
+
+        Their number alone would not tell: the same classes in another order give nonsense without an error.
+        """
+        path = Path(folder) / 'dataset.yml'
+        if path.is_file() and (found := registry.describe(folder).labels.names) != self.labels.names:
+            raise ValueError(f'{path}: expected the {_listed(self.labels.names)} of {self.config.path}, found '
+                             f'{_listed(found)}; use the config.yml in that folder, or train anew')
+
     def _check_classes(self):
         """model.num_classes, training and validation data must agree, by names where the datasets have them."""
         def names(dataset_class):
-            return getattr(dataset_class, 'LABELS', None)
+            return dataset_class.LABELS.names if hasattr(dataset_class, 'LABELS') else None
 
         config, train = self.config, self.train_dataset_class
         if names(train) is None:
@@ -347,12 +363,20 @@ class Builder(paddleseg.cvlibs.SegBuilder):
         if 'val_dataset' in config.dic and names(self.val_dataset_class) not in (None, names(train)):
             val_root = config.dic['val_dataset']['dataset_root']
             raise ValueError(f"{config.path}: key 'val_dataset.dataset_root': expected the classes of the training "
-                             f'data in {root} ({len(names(train).names)}), found others in {val_root} '
-                             f'({len(names(self.val_dataset_class).names)}); compare their dataset.yml')
+                             f'data in {root} ({_listed(names(train))}), found {val_root} '
+                             f'({_listed(names(self.val_dataset_class))}); compare their dataset.yml')
+
+    @cached_property
+    def loss(self):
+        expected = getattr(self.train_dataset_class, 'IGNORE_INDEX', None)
+        for i, cfg in enumerate(self.config.loss_cfg['types']):
+            for part in cfg.get('losses', [cfg]):  # of a MixedLoss
+                found = part.get('ignore_index', expected)
+                if None not in (found, expected) and found != expected:
+                    raise ValueError(f"{self.config.path}: key 'loss.types.{i}.ignore_index': expected {expected}, as "
+                                     f'the training data have it, found {found}; remove the key')
+        return super().loss
 
 
-def _distinct_colors(n):
-    """n RGB colours around the hue circle, by golden-ratio steps, in three brightnesses."""
-    import colorsys
-    return [tuple(round(255 * v) for v in colorsys.hsv_to_rgb(i * 0.618034 % 1, 0.75, (0.9, 0.65, 0.4)[i % 3]))
-            for i in range(n)]
+def _listed(names):
+    return f'{len(names)} classes {", ".join(names[:4])}{", ..." if len(names) > 4 else ""}'

@@ -6,19 +6,25 @@ import tempfile
 from pathlib import Path
 
 
-def write_atomically(path, data):
-    """Write bytes to a temporary file in the same folder, flush it to disk, rename it to `path`."""
+def write_atomically(path, data, flush=True):
+    """Write bytes to a temporary file in the same folder, flush it to disk, rename it to `path`.
+
+    flush: False is 20 times as fast for a small file. A kill still leaves all or nothing, but a power cut can leave an
+    empty file: for what can be made again, and is looked at before it is trusted.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.')
     try:
         with os.fdopen(handle, 'wb') as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+            if flush:
+                file.flush()
+                os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
-        flush_folder(path.parent)
+        if flush:
+            flush_folder(path.parent)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
@@ -36,8 +42,8 @@ def flush_folder(path):
 class FolderLock:
     """Held by the one run that writes into a folder; released when the process ends, however it ends."""
 
-    def __init__(self, folder):
-        """ValueError if another process holds it."""
+    def __init__(self, folder, flag='--save_dir'):
+        """ValueError, which calls the folder by its flag, if another process holds it."""
         path = Path(folder) / '.lock'
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = open(path, 'a+')  # noqa: SIM115 (open as long as the lock is held)
@@ -46,8 +52,8 @@ class FolderLock:
         except OSError:
             self._file.seek(0)
             owner = self._file.read().strip() or 'unknown'
-            raise ValueError(f'--save_dir {folder}: expected no other run to write there, found {owner}; wait for it, '
-                             'or choose another --save_dir') from None
+            raise ValueError(f'{flag} {folder}: expected no other run to write there, found {owner}; wait for it, '
+                             f'or choose another {flag}') from None
         self._file.truncate(0)
         self._file.write(f'process {os.getpid()} on {platform.node()}')
         self._file.flush()

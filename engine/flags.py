@@ -1,5 +1,8 @@
-"""Flags that val.py and predict.py share, and what follows from them. Does not import Paddle: --help is quick."""
+"""Flags that all scripts that predict share, and what follows from them. Does not import Paddle: --help is quick."""
 import os
+
+BACKENDS = ('auto', 'paddle', 'openvino', 'onnxruntime')
+PRECISIONS = ('fp32', 'bf16', 'fp16')
 
 
 def add_inference_flags(parser, aug_flag):
@@ -15,6 +18,12 @@ def add_inference_flags(parser, aug_flag):
     parser.add_argument('--is_slide', action='store_true', help='run in a sliding window (less memory)')
     parser.add_argument('--crop_size', nargs=2, type=int, metavar=('W', 'H'), help='size of the window')
     parser.add_argument('--stride', nargs=2, type=int, metavar=('W', 'H'), help='step of the window')
+    parser.add_argument('--backend', choices=BACKENDS, default='auto',
+                        help='what runs the network; auto: Paddle on a GPU, the fastest that is installed on a CPU')
+    parser.add_argument('--precision', choices=PRECISIONS, default='fp32',
+                        help='of the network, where backend and processor have it; softmax and fusion stay fp32')
+    parser.add_argument('--no_cache', action='store_true',
+                        help='convert the network for OpenVINO or ONNX Runtime again, and do not keep it')
     parser.add_argument('--opts', nargs='+', default=[], metavar='KEY=VALUE', help='override keys of the config')
 
 
@@ -41,10 +50,15 @@ def predictor_options(flags):
     return result
 
 
+def network_options(args):
+    """Arguments of engine.inference.load_model from the flags."""
+    return {'backend': args.backend, 'precision': args.precision, 'cache': not args.no_cache}
+
+
 def warn_unused(args, logger):
     """PaddleSeg ignores these flags silently unless --aug_eval / --aug_pred / --is_slide is there."""
     if not args.aug and (args.flip_horizontal or args.flip_vertical or args.scales != [1.0]):
-        logger.warning('--scales and flips have no effect without --aug_eval (val.py) or --aug_pred (predict.py)')
+        logger.warning('--scales and flips have no effect without --aug_eval (val.py) or --aug_pred (elsewhere)')
     if not args.is_slide and (args.crop_size or args.stride):
         logger.warning('--crop_size and --stride have no effect without --is_slide')
 

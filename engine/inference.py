@@ -6,7 +6,7 @@ import numpy as np
 import paddle
 import paddle.nn.functional as F
 
-from engine import registry
+from engine import backends, registry
 
 
 class Predictor:
@@ -89,9 +89,11 @@ def _resize(x, height, width):
     return F.interpolate(x, size=[height, width], mode='bilinear', align_corners=False)
 
 
-def load_model(builder, model_path):
-    """The model of a config with these weights, in evaluation mode."""
-    model = builder.model
-    registry.load_weights(model, model_path)
-    model.eval()
-    return model
+def load_model(builder, model_path, backend='auto', precision='fp32', cache=True):
+    """The model of a config with these weights, in evaluation mode; see engine.backends.create."""
+    return backends.create(builder, model_path, backend, precision, cache)
+
+
+def rearranged(model):
+    """A model in evaluation mode as it runs fastest in Paddle, with its present weights; itself if that is all."""
+    return backends.in_paddle(model) if registry.lean.supports(model) else model

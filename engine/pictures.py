@@ -1,7 +1,8 @@
 """Predictions as pictures: palette PNG and overlay."""
 import io
 import os
-from collections import Counter
+from collections import Counter, deque
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -13,12 +14,12 @@ from engine.files import write_atomically
 IMAGE_SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp')
 
 
-def find_images(path, exclude=None):
+def find_images(path, exclude=None, flag='--image_path'):
     """[(image, relative output path without suffix)] of an image, a folder (searched recursively) or a list file.
 
     A list file (.txt, .lst) has one image per line, relative to the list or absolute. `exclude` is a folder whose
     content is not searched (earlier predictions). Two images that would write the same output keep their suffix in
-    its name. ValueError or FileNotFoundError with one line when there is nothing to do.
+    its name. ValueError or FileNotFoundError with one line, which names `flag`, when there is nothing to do.
     """
     path = Path(path)
     if path.is_dir():
@@ -33,10 +34,10 @@ def find_images(path, exclude=None):
     elif path.is_file():
         images, outputs = [path], [Path(path.name)]
     else:
-        raise FileNotFoundError(f'--image_path {path}: expected an image, a folder or a list file, found nothing; '
+        raise FileNotFoundError(f'{flag} {path}: expected an image, a folder or a list file, found nothing; '
                                 'check the path')
     if not images:
-        raise ValueError(f'--image_path {path}: expected at least one image ({" ".join(IMAGE_SUFFIXES)}), found none; '
+        raise ValueError(f'{flag} {path}: expected at least one image ({" ".join(IMAGE_SUFFIXES)}), found none; '
                          'check the path')
     stems = [p.with_suffix('') for p in outputs]
     uses = Counter(stems)
@@ -69,12 +70,45 @@ def overlay(image, train_ids, colors, weight=0.6):
     return cv2.addWeighted(image, weight, colors[train_ids][..., ::-1].astype(np.uint8), 1 - weight, 0)
 
 
+def _outputs(save_dir, name):
+    """Files of a prediction: train ids as a palette PNG, overlay."""
+    return [Path(save_dir) / folder / f'{name}.png' for folder in ('pseudo_color_prediction', 'added_prediction')]
+
+
+def is_written(save_dir, name):
+    """Whether an image has its predictions; they are written atomically, so what is there is whole."""
+    return all(path.is_file() for path in _outputs(save_dir, name))
+
+
 def write_prediction(save_dir, name, image, train_ids, colors):
     """Write pseudo_color_prediction/{name}.png and added_prediction/{name}.png, atomically."""
-    save_dir = Path(save_dir)
-    write_atomically(save_dir / 'pseudo_color_prediction' / f'{name}.png', palette_png(train_ids, colors))
-    encoded = cv2.imencode('.png', overlay(image, train_ids, colors))[1].tobytes()
-    write_atomically(save_dir / 'added_prediction' / f'{name}.png', encoded)
+    ids, added = _outputs(save_dir, name)
+    write_atomically(added, cv2.imencode('.png', overlay(image, train_ids, colors))[1].tobytes())
+    write_atomically(ids, palette_png(train_ids, colors))
+
+
+class Writer:
+    """write_prediction in a thread, while the next image is predicted; at most two images wait.
+
+    As a context: at its end all is written. An error of a write is raised by the next call or at the end.
+    """
+
+    def __init__(self, save_dir, colors):
+        self._save_dir, self._colors, self._waiting = save_dir, colors, deque()
+        self._pool = ThreadPoolExecutor(1)
+
+    def write(self, name, image, train_ids):
+        self._waiting.append(self._pool.submit(write_prediction, self._save_dir, name, image, train_ids, self._colors))
+        while len(self._waiting) > 2:
+            self._waiting.popleft().result()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, *_):
+        self._pool.shutdown(cancel_futures=kind is not None)
+        for future in self._waiting if kind is None else ():
+            future.result()
 
 
 def color_table(labels, custom=None):

@@ -3,15 +3,19 @@ from paddleseg.cvlibs import manager
 
 from datasets.cityscapes_autolabeling import CityscapesAutolabeling
 from datasets.description import describe
-from datasets.labels import IGNORE_INDEX, LabelSet
+from datasets.labels import IGNORE_INDEX, LabelSet, distinct_colors
 from datasets.sampling import EpochStream, shard
 from losses import BootstrappedCrossEntropyLoss, DiceLoss, weighted_losses
+from models import lean
 from models.hrnet import BACKBONES, HRNet
+from models.lean_network import LeanNetwork, PaddleParts
 from models.mscale_ocrnet import MscaleOCRNet
+from models.weights import check_path as check_weights_path
 from models.weights import load_weights
 
-__all__ = ['IGNORE_INDEX', 'CityscapesAutolabeling', 'EpochStream', 'LabelSet', 'describe', 'load_weights',
-           'register', 'shard', 'weighted_losses']
+__all__ = ['IGNORE_INDEX', 'CityscapesAutolabeling', 'EpochStream', 'LabelSet', 'LeanNetwork', 'PaddleParts',
+           'check_weights_path', 'describe', 'distinct_colors', 'lean', 'load_weights', 'register', 'shard',
+           'weighted_losses']
 
 
 def register():

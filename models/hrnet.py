@@ -120,6 +120,7 @@ class HRNet(nn.Layer):
             setattr(self, f'st{stage}', nn.Sequential(*[
                 (f'stage_st{stage}_{m + 1}', Module(channels[:stage], blocks, f'st{stage}_{m + 1}'))
                 for m in range(modules[stage - 2])]))
+        self.branch_channels = channels
         self.feat_channels = [sum(channels)]
 
     def _stage1(self, x):

@@ -10,11 +10,16 @@ CLASSIFIERS = ('ocrnet.head.cls_head.', 'ocrnet.head.aux_head.1.')
 ATTENTION = 'scale_attn.'
 
 
-def read(path):
-    """State dict {name: array} of a .pdparams file; ValueError or FileNotFoundError with one line if it is none."""
+def check_path(path):
+    """FileNotFoundError with one line if there is no file."""
     if not os.path.isfile(path):
         raise FileNotFoundError(f'{path}: expected a weights file (.pdparams), found '
                                 f'{"a folder" if os.path.isdir(path) else "nothing"}; check the path')
+
+
+def read(path):
+    """State dict {name: array} of a .pdparams file; ValueError or FileNotFoundError with one line if it is none."""
+    check_path(path)
     try:
         state = paddle.load(path, return_numpy=True)
     except Exception as error:  # pickle and Paddle raise all kinds, down to EOFError and RuntimeError

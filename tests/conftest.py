@@ -10,6 +10,12 @@ os.environ.setdefault('OMP_NUM_THREADS', '1')  # as Paddle does; the tests' tens
 sys.path.insert(0, str(ROOT))
 
 
+@pytest.fixture(scope='session', autouse=True)
+def cache(tmp_path_factory):
+    """No test looks into the user's folder of converted networks, nor leaves anything there."""
+    os.environ['MSCALE_CACHE'] = str(tmp_path_factory.mktemp('cache'))
+
+
 @pytest.fixture(scope='session')
 def toy(tmp_path_factory):
     """A converted toy Cityscapes of 6 + 3 + 6 images of 64x128; not to be changed by a test."""

@@ -2,8 +2,8 @@
 
     python tools/convert_cityscapes.py --cityscapes_path data/cityscapes
 
-Where a label image is missing it is drawn first, from its *_gtFine_polygons.json. Can be interrupted and run again:
-what is up to date is not made twice.
+Where a label image is missing it is drawn first, from its *_gtFine_polygons.json. The classes are those of the folder's
+dataset.yml, or Cityscapes'. Can be interrupted and run again: what is up to date is not made twice.
 """
 import argparse
 import sys
@@ -12,7 +12,7 @@ from pathlib import Path
 if __name__ == '__main__':
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from datasets.labels import CITYSCAPES
+from datasets.description import describe
 from engine import cli
 from tools.convert_labels import available_cores, convert_all, describe_folder
 
@@ -36,7 +36,8 @@ def main(argv=None):
     parser.add_argument('--num_workers', type=int, default=available_cores(), help='processes (default: all cores)')
     cli.add_debug_flag(parser)
     args = parser.parse_args(argv)
-    return convert_all(find_jobs(args.cityscapes_path), CITYSCAPES, args.num_workers)
+    jobs = find_jobs(args.cityscapes_path)
+    return convert_all(jobs, describe(args.cityscapes_path).labels, args.num_workers)
 
 
 if __name__ == '__main__':

@@ -1,6 +1,8 @@
 """Images and labels are paired by city and name; whatever has no partner is named."""
 import os
 
+import cv2
+import numpy as np
 import pytest
 
 from datasets.cityscapes_autolabeling import CityscapesAutolabeling
@@ -126,3 +128,25 @@ def test_unusual_names(toy, root):
     assert [dataset[i]['label'].shape for i in range(2)] == [(32, 64)] * 2
     os.remove(dataset.file_list[0][1])
     assert f'{FINE_TOOL}{toy.root}`' in error(toy.root, mode='val')
+
+
+@pytest.mark.parametrize('suffix', ['.jpg', '.jpeg'])
+def test_jpeg_images(cityscapes, suffix):
+    path = cityscapes.path('leftImg8bit/val/munster/munster_000001_000019_leftImg8bit.png')
+    pixels = cv2.imread(path)
+    os.remove(path)
+    cityscapes.write(os.path.relpath(path, cityscapes.root)[:-4] + suffix, pixels)
+    dataset = CityscapesAutolabeling([], cityscapes.root, mode='val')
+    assert [os.path.basename(image) for image, _ in dataset.file_list] == [
+        'munster_000000_000019_leftImg8bit.png', f'munster_000001_000019_leftImg8bit{suffix}']
+    assert [os.path.basename(label) for _, label in dataset.file_list] == [
+        f'munster_00000{i}_000019_gtFine_labelTrainIds.png' for i in range(2)]
+    np.testing.assert_array_equal(dataset[1]['img'], cv2.imread(path[:-4] + suffix)[..., ::-1].transpose(2, 0, 1))
+
+
+def test_an_image_in_png_and_jpeg(cityscapes):
+    path = cityscapes.path('leftImg8bit/val/munster/munster_000001_000019_leftImg8bit.png')
+    cityscapes.write(os.path.relpath(path, cityscapes.root)[:-4] + '.jpg', cv2.imread(path))
+    assert error(cityscapes.root, mode='val') == (
+        f'{cityscapes.path("leftImg8bit/val")}: expected one file for munster/munster_000001_000019; found '
+        'munster_000001_000019_leftImg8bit.png and munster_000001_000019_leftImg8bit.jpg; delete all but one')

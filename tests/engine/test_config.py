@@ -1,12 +1,16 @@
 """Configs: inheritance, overrides, and the refusal of what does not fit, before anything is built."""
+import shutil
 from pathlib import Path
 
+import cv2
+import numpy as np
 import paddle
 import pytest
 import yaml
 from paddleseg.cvlibs import manager
 
 from engine.config import Builder, Config
+from engine.evaluator import evaluate
 from losses import DiceLoss
 from models.mscale_ocrnet import MscaleOCRNet
 
@@ -144,10 +148,134 @@ def test_builds_through_paddleseg_with_our_classes(tiny_config, recwarn):
     assert not [w for w in recwarn if 'exists already' in str(w.message)]
 
 
-def test_num_classes_follows_the_dataset(tiny_config):
-    config = Config(tiny_config)
-    del config.dic['model']['num_classes']
-    assert Builder(config).model.ocrnet.head.cls_head.weight.shape[0] == 19
+# ---------------------------------------------------------------- classes come from the dataset
+
+THREE = """classes:
+  - {name: road, color: [9, 8, 7]}
+  - {name: car, color: [0, 0, 142]}
+  - {name: sky, color: [1, 1, 1]}
+"""
+
+
+def dataset(folder, ignore_index=255, classes=THREE, size=(32, 48)):
+    """A dataset of three classes, one image of each split, its labels 0, 1, 2 and ignore_index."""
+    rng = np.random.default_rng(0)
+    for split in ('train', 'val'):
+        for path, shape, high in ((f'leftImg8bit/{split}/x/a_leftImg8bit.png', (*size, 3), 256),
+                                  (f'gtFine/{split}/x/a_gtFine_labelTrainIds.png', size, 3)):
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            pixels = rng.integers(0, high, shape, np.uint8)
+            if high == 3:
+                pixels[:4] = ignore_index
+            cv2.imwrite(str(folder / path), pixels)
+    (folder / 'dataset.yml').write_text(f'name: three\nignore_index: {ignore_index}\n{classes}')
+    return folder
+
+
+def opts(train, val=None):
+    return [f'train_dataset.dataset_root={train}', f'val_dataset.dataset_root={val or train}',
+            'train_dataset.coarse_multiple=0']
+
+
+def test_num_classes_follows_the_dataset(tiny_config, tmp_path):
+    assert 'num_classes' not in Config(tiny_config).dic['model']
+    assert Builder(Config(tiny_config)).model.ocrnet.head.cls_head.weight.shape[0] == 19
+    builder = Builder(Config(tiny_config, opts=opts(dataset(tmp_path / 'three'))))
+    assert builder.model.ocrnet.head.cls_head.weight.shape[0] == 3
+    assert builder.labels.names == ('road', 'car', 'sky') and builder.labels.palette[0] == (9, 8, 7)
+
+
+def test_num_classes_that_the_dataset_does_not_have(tiny_config, tmp_path):
+    root = dataset(tmp_path / 'three')
+    builder = Builder(Config(tiny_config, opts=[*opts(root), 'model.num_classes=19']))
+    with pytest.raises(ValueError) as error:
+        _ = builder.model
+    assert str(error.value) == (f"{tiny_config}: key 'model.num_classes': expected 3, the classes of "
+                                f'train_dataset.dataset_root {root}, found 19; remove the key or correct the folder')
+
+
+@pytest.mark.parametrize('change, count', [(('name: car', 'name: lorry'), 3),
+                                           (('  - {name: sky, color: [1, 1, 1]}\n', ''), 2)])
+def test_validation_data_of_other_classes(tiny_config, tmp_path, change, count):
+    train, val = dataset(tmp_path / 'a'), dataset(tmp_path / 'b', classes=THREE.replace(*change))
+    builder = Builder(Config(tiny_config, opts=opts(train, val)))
+    with pytest.raises(ValueError) as error:
+        _ = builder.model
+    names = 'road, lorry, sky' if count == 3 else 'road, car'
+    assert str(error.value) == (
+        f"{tiny_config}: key 'val_dataset.dataset_root': expected the classes of the training data in {train} (3 "
+        f'classes road, car, sky), found {val} ({count} classes {names}); compare their dataset.yml')
+
+
+def test_other_colours_are_no_other_classes(tiny_config, tmp_path):
+    train, val = dataset(tmp_path / 'a'), dataset(tmp_path / 'b', classes=THREE.replace('9, 8, 7', '7, 8, 9'))
+    assert Builder(Config(tiny_config, opts=opts(train, val))).model is not None
+
+
+def test_another_ignore_index_reaches_losses_crops_and_metrics(tiny_config, tmp_path):
+    """Crops larger than the image are padded, by PaddleSeg with 255, which is no value of this dataset."""
+    root = dataset(tmp_path / 'a', ignore_index=254)
+    builder = Builder(Config(tiny_config, opts=opts(root)))
+    assert [loss.ignore_index for loss in builder.loss['types']] == [254] * 8
+    label = builder.train_dataset[0]['label']
+    assert label.shape == (96, 128) and set(np.unique(label)) == {0, 1, 2, 254}
+    assert (label[64:] == 254).all() and (label[:, 80:] == 254).all()  # 32 x 48 pixels are enlarged by 1.4 at most
+    logits = paddle.zeros([1, 3, *label.shape])
+    assert float(builder.loss['types'][4](logits, paddle.to_tensor(label)[None])) == pytest.approx(np.log(3), rel=1e-5)
+    result = evaluate(lambda sample: np.zeros(sample['label'].shape, np.uint8), builder.val_dataset)
+    truth = cv2.imread(str(root / 'gtFine/val/x/a_gtFine_labelTrainIds.png'), cv2.IMREAD_UNCHANGED)
+    assert result['matrix'].sum() == 28 * 48
+    assert result['matrix'][:, 0].tolist() == [(truth == i).sum() for i in range(3)]
+
+
+def test_a_loss_with_another_ignore_index_is_refused(tiny_config, tmp_path):
+    config = Config(tiny_config, opts=[*opts(dataset(tmp_path / 'a', 254)), 'loss.types.1.ignore_index=255'])
+    with pytest.raises(ValueError) as error:
+        _ = Builder(config).loss
+    assert str(error.value) == (f"{tiny_config}: key 'loss.types.1.ignore_index': expected 254, as the training data "
+                                'have it, found 255; remove the key')
+
+
+def test_a_run_folder_knows_its_classes_without_the_data(tiny_config, tmp_path):
+    """The weights, config.yml and dataset.yml of a run, on a machine that has no data."""
+    config = Config(tiny_config, opts=opts(dataset(tmp_path / 'data')))
+    config.save(tmp_path / 'run/config.yml')
+    Builder(config).save_description(tmp_path / 'run')
+    shutil.rmtree(tmp_path / 'data')
+    builder = Builder(Config(tmp_path / 'run/config.yml', with_pretrained=False))
+    assert builder.labels.names == ('road', 'car', 'sky')
+    assert builder.model.ocrnet.head.cls_head.weight.shape[0] == 3
+
+
+def test_only_the_validation_data_are_there(tiny_config, tmp_path):
+    builder = Builder(Config(tiny_config, opts=opts('/nowhere', dataset(tmp_path / 'data'))))
+    assert builder.model.ocrnet.head.cls_head.weight.shape[0] == 3
+
+
+def test_weights_of_a_run_with_other_classes(tiny_config, tmp_path):
+    Builder(Config(tiny_config, opts=opts(dataset(tmp_path / 'a')))).save_description(tmp_path / 'run')
+    lines = THREE.splitlines()
+    swapped = '\n'.join([lines[0], lines[2], lines[1], lines[3], ''])
+    builder = Builder(Config(tiny_config, opts=opts(dataset(tmp_path / 'b', classes=swapped))))
+    with pytest.raises(ValueError) as error:
+        builder.check_weights(tmp_path / 'run')
+    assert str(error.value) == (
+        f'{tmp_path}/run/dataset.yml: expected the 3 classes car, road, sky of {tiny_config}, found 3 classes road, '
+        'car, sky; use the config.yml in that folder, or train anew')
+    builder.check_weights(tmp_path / 'b')
+    builder.check_weights(tmp_path)  # no dataset.yml: nothing is known
+
+
+def test_datasets_of_paddleseg_have_generic_names(tiny_config, tmp_path):
+    (tmp_path / 'list.txt').write_text('a.png b.png\n')
+    section = (f'{{_inherited_: False, type: Dataset, dataset_root: {tmp_path}, num_classes: 40, transforms: [], mode: '
+               f'%s, %s_path: {tmp_path}/list.txt}}')
+    path = tmp_path / 'mine.yml'
+    path.write_text(f'_base_: {tiny_config}\ntrain_dataset: {section % ("train", "train")}\n'
+                    f'val_dataset: {section % ("val", "val")}\n')
+    labels = Builder(Config(path)).labels
+    assert labels.names == tuple(f'class {i}' for i in range(40)) and len(set(labels.palette)) == 40
+    assert Builder(Config(path)).model.ocrnet.head.cls_head.weight.shape[0] == 40
 
 
 def test_the_cause_of_a_failed_build_is_told(tiny_config):

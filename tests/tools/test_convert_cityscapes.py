@@ -2,6 +2,7 @@
 import os
 import re
 import shutil
+import struct
 
 import numpy as np
 import pytest
@@ -118,11 +119,11 @@ def test_changed_label_image_is_converted_again(toy, capsys):
 def test_interrupted_run_continues(toy, tmp_path, monkeypatch, capsys):
     written = []
 
-    def interrupted(path, data):
+    def interrupted(path, data, flush):
         if len(written) == 2:
             raise KeyboardInterrupt
         written.append(path)
-        write(path, data)
+        write(path, data, flush)
 
     write = convert_labels.write_atomically
     with monkeypatch.context() as patch:
@@ -196,6 +197,81 @@ def test_bad_polygons_are_named_and_the_rest_is_done(toy, capsys, old, new, foun
     lines = [line for line in output.err.splitlines() if line.startswith('error')]
     assert len(lines) == 1 and str(polygons) in lines[0] and found in lines[0]
     assert len(converted(toy)) == 5 and not bad.exists()
+
+
+def test_palette_images_are_read_as_indices(toy, tmp_path):
+    source = sources(toy)[0]
+    image = Image.open(source)
+    image.putpalette([255 - i // 3 for i in range(768)])  # the colour of an index is another valid-looking value
+    image.save(source)
+    assert Image.open(source).mode == 'P' and run(toy) == 0
+    check_against_cityscapesscripts(toy, tmp_path, 6)
+
+
+def flip_a_bit(path):
+    """In the compressed pixels."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 16
+    path.write_bytes(data)
+
+
+def without_end(path):
+    path.write_bytes(path.read_bytes()[:-12])
+
+
+def enormous(path):
+    data = path.read_bytes()
+    path.write_bytes(data[:16] + struct.pack('>II', 1 << 14, 1 << 14) + data[24:])
+
+
+@pytest.mark.parametrize('spoil, found', [
+    (flip_a_bit, 'cannot be read'), (without_end, 'cannot be read'), (enormous, '16384 x 16384 pixels')])
+def test_damaged_pixels_are_noticed(toy, capfd, spoil, found):
+    spoil(sources(toy)[0])
+    assert run(toy) == 1
+    line, = [line for line in capfd.readouterr().err.splitlines() if line.startswith('error')]
+    assert str(sources(toy)[0]) in line and found in line and len(converted(toy)) == 5
+
+
+def test_train_ids_where_label_ids_belong(toy, capsys):
+    run(toy)
+    for source in sources(toy):
+        shutil.copy(target(source), source)
+        target(source).unlink()
+    assert run(toy) == 1
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith('error')]
+    assert len(lines) == 6 and converted(toy) == {}
+    assert all('found what seems to be train ids (nothing of 19..33' in line for line in lines)
+
+
+@pytest.mark.parametrize('ids', [
+    [0, 1, 2, 3],  # the dummies of the test split
+    [0, 1, 3, 7], [7, 8], [0], [255, 7, 0],  # not much to see
+    [1, 2, 3, 4, 5, 6] + [7] * 6 + [8] * 3 + [11] * 4,  # everything that is void, around a tunnel
+    [0, 1, 2, 4, 5, 6, 9, 10, 21]])  # one leaf is enough
+def test_few_label_ids_are_no_train_ids(toy, ids):
+    source = sources(toy)[0]
+    Image.fromarray(np.resize(np.array(ids, np.uint8), (8, 2 * len(ids)))).save(source)
+    assert run(toy) == 0
+
+
+def test_half_a_result_is_made_again(toy, tmp_path):
+    """A power cut can leave an empty file behind, newer than its source."""
+    run(toy)
+    for path, data in zip(converted(toy), (b'', b'\x89PNG')):
+        path.write_bytes(data)
+    assert run(toy) == 0
+    check_against_cityscapesscripts(toy, tmp_path, 6)
+
+
+def test_classes_are_those_of_dataset_yml(toy):
+    (toy / 'dataset.yml').write_text('name: two\nclasses:\n  - {name: car, color: [0, 0, 1], label_id: 26}\n'
+                                     '  - {name: bicycle, color: [0, 1, 0], label_id: 33}\n')
+    assert run(toy) == 0
+    for source in sources(toy):
+        ids = np.array(Image.open(source))
+        expected = np.where(ids == 26, 0, np.where(ids == 33, 1, 255))
+        np.testing.assert_array_equal(np.array(Image.open(target(source))), expected)
 
 
 def test_missing_folder(tmp_path):

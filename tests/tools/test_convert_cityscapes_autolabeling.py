@@ -1,4 +1,5 @@
 """The conversion of the auto-labels against a formula, class by class, over the table of cityscapesscripts."""
+import json
 import shutil
 
 import numpy as np
@@ -110,3 +111,80 @@ def test_missing_folder(tmp_path):
     with pytest.raises(FileNotFoundError, match=r'train_extra: expected label images.*found none.*extract') as info:
         run(tmp_path)
     assert '\n' not in str(info.value)
+
+
+# ---------------------------------------------------------------- labels that tools/autolabel.py made
+
+OWN = """name: own
+ignore_index: {ignore}
+classes:
+- {{name: bush, color: [1, 2, 3]{first}}}
+- {{name: house, color: [4, 5, 6]{second}}}
+"""
+
+
+@pytest.mark.parametrize('ignore, first, second, lookup', [
+    (255, ', label_id: 40', ', label_id: 2', {40: 0, 2: 1, 0: 255, 39: 255, 255: 255}),
+    (9, '', '', {0: 0, 1: 1, 9: 9, 255: 9})])
+def test_classes_come_from_the_folder(tmp_path, ignore, first, second, lookup):
+    (tmp_path / 'dataset.yml').write_text(OWN.format(ignore=ignore, first=first, second=second))
+    save(tmp_path / 'refinement_final/train_extra/town/a_leftImg8bit.png', np.uint8([list(lookup)]))
+    assert run(tmp_path) == 0
+    np.testing.assert_array_equal(read(tmp_path / 'convert_autolabelled/town/a_leftImg8bit.png'),
+                                  [list(lookup.values())])
+
+
+def test_an_id_above_those_of_the_folder_is_refused(tmp_path, capsys):
+    (tmp_path / 'dataset.yml').write_text(OWN.format(ignore=9, first='', second=''))
+    save(tmp_path / 'refinement_final/train_extra/town/a_leftImg8bit.png', np.uint8([[0, 1, 10]]))
+    assert run(tmp_path) == 1
+    assert 'expected an 8-bit single channel image of label ids (0..9 or 255), found the value 10' \
+        in capsys.readouterr().err
+
+
+def test_predictions_and_confidences_are_no_labels(toy, capsys):
+    folder = next((toy / 'refinement_final/train_extra').iterdir())
+    for kind in ('prediction', 'confidence'):
+        save(folder / f'x_{kind}.png', np.full((4, 4), 200, np.uint8))
+    assert run(toy) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == '4 converted, 0 already up to date, 0 failed'
+
+
+def record(root, **other):
+    """What tools/autolabel.py leaves in the folder, as far as it matters here."""
+    names, ids = zip(*((label.name, label.id) for label in reference_labels if not label.ignoreInEval))
+    content = {'complete': True, 'settings': {'classes': {'names': names, 'label_ids': ids, **other}}}
+    path = root / 'refinement_final/train_extra/autolabel.json'
+    path.write_text(json.dumps(content))
+    return path, content
+
+
+def test_labels_of_the_same_classes_are_converted(toy):
+    record(toy)
+    assert run(toy) == 0
+
+
+@pytest.mark.parametrize('key, value', [('names', ['road']), ('label_ids', [])])
+def test_labels_of_other_classes_are_refused(toy, key, value):
+    path, _ = record(toy, **{key: value})
+    with pytest.raises(ValueError, match=f'expected classes with the {key} of .*, found others; make') as info:
+        run(toy)
+    assert str(info.value).startswith(f'{path}: ') and not (toy / 'convert_autolabelled').exists()
+
+
+def test_unfinished_labels_are_refused(toy):
+    path, content = record(toy)
+    path.write_text(json.dumps({**content, 'complete': False}))
+    with pytest.raises(ValueError, match='expected finished labels, found those of a tools/autolabel.py that has not'):
+        run(toy)
+    assert not (toy / 'convert_autolabelled').exists()
+
+
+def test_an_image_without_label_is_told_here_already(toy, capsys):
+    assert run(toy) == 0 and not capsys.readouterr().err
+    image = sorted(toy.glob('leftImg8bit_trainextra/leftImg8bit/train_extra/*/*.png'))[0]
+    shutil.copy(image, image.with_name('new_leftImg8bit.jpg'))
+    assert run(toy) == 0
+    error = capsys.readouterr().err
+    assert 'warning: training will refuse this: ' in error and 'found 1 of 5 images without label' in error
+    assert f'{image.parent.name}/new: no label' in error

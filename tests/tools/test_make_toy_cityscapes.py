@@ -3,6 +3,7 @@ import json
 import re
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ from cityscapesscripts.preparation.json2instanceImg import createInstanceImage
 from cityscapesscripts.preparation.json2labelImg import json2labelImg
 from PIL import Image
 
+from datasets.description import describe
+from datasets.labels import CITYSCAPES
 from tools import make_toy_cityscapes
 from tools.make_toy_cityscapes import main, make_toy
 
@@ -50,7 +53,7 @@ def test_layout_is_that_of_cityscapes(toy):
         rf'gtFine/(train|val)/(?P<city>\w+)/{stem}_gtFine_(polygons\.json|(labelIds|instanceIds|color)\.png)',
         rf'leftImg8bit_trainextra/leftImg8bit/train_extra/(?P<city>\w+)/{stem}_leftImg8bit\.png',
         rf'refinement_final/train_extra/(?P<city>\w+)/{stem}_leftImg8bit\.png']
-    names = set(contents(toy)) - {'toy_cityscapes.json'}
+    names = set(contents(toy)) - {'toy_cityscapes.json', 'dataset.yml'}
     for name in names:
         match = next(filter(None, (re.fullmatch(pattern, name) for pattern in patterns)), None)
         assert match, name
@@ -61,6 +64,55 @@ def test_layout_is_that_of_cityscapes(toy):
             assert image.replace('leftImg8bit.png', f'gtFine_{ending}').replace('leftImg8bit/', 'gtFine/') in names
     for image in (name for name in names if name.startswith('leftImg8bit_trainextra')):
         assert image.replace('leftImg8bit_trainextra/leftImg8bit', 'refinement_final') in names
+
+
+def test_the_description_counts_the_images(toy):
+    found = describe(toy)
+    assert found.name == 'toy Cityscapes' and found.labels == CITYSCAPES
+    assert found.images == {'train': 4, 'val': 3, 'test': 0, 'train_extra': 3}
+
+
+def test_test_images_have_dummy_labels_and_change_no_other(toy, tmp_path):
+    make_toy(tmp_path / 'toy', SIZE, train=4, val=3, extra=3, seed=5, test=3)
+    before, after = contents(toy), contents(tmp_path / 'toy')
+    new = {name for name in after if '/test/' in name}
+    assert len(new) == 3 * 5 and len(list((tmp_path / 'toy/gtFine/test').iterdir())) == 2
+    assert {name: data for name, data in after.items() if name not in new and '/' in name} == {
+        name: data for name, data in before.items() if '/' in name}
+    for path in (tmp_path / 'toy').glob('gtFine/test/*/*labelIds.png'):
+        assert not read(path).any()
+    assert describe(tmp_path / 'toy').images['test'] == 3
+
+
+def test_archives_hold_the_tree_in_the_official_layout(toy, tmp_path):
+    for name in ('zips', 'again'):
+        assert make_toy(tmp_path / name, SIZE, train=4, val=3, extra=3, seed=5, as_zips=True)
+    assert contents(tmp_path / 'zips') == contents(tmp_path / 'again')
+    assert not make_toy(tmp_path / 'zips', SIZE, train=4, val=3, extra=3, seed=5, as_zips=True)
+    found = {}
+    for path in (tmp_path / 'zips').glob('*.zip'):
+        with zipfile.ZipFile(path) as archive:
+            assert archive.testzip() is None
+            found[path.name] = {info.filename: archive.read(info) for info in archive.infolist() if not info.is_dir()}
+    tree = contents(toy)
+    expected = {
+        'leftImg8bit_trainvaltest.zip': [name for name in tree if name.startswith('leftImg8bit/')] + ['dataset.yml'],
+        'gtFine_trainvaltest.zip': [name for name in tree if name.startswith('gtFine/')],
+        'leftImg8bit_trainextra.zip': [name for name in tree if name.startswith('leftImg8bit_trainextra/')],
+        'refinement_final_v0.zip': [name for name in tree if name.startswith('refinement_final/')]}
+    assert set(found) == set(expected)
+    for archive, names in expected.items():
+        members = found[archive]
+        more = set(members) - {name.removeprefix('leftImg8bit_trainextra/') for name in names}
+        for name in names:
+            assert members[name.removeprefix('leftImg8bit_trainextra/')] == tree[name]
+        if archive.startswith('refinement'):
+            twice, = more
+            assert '/tmp/' in twice
+            assert sum(Path(name).name == Path(twice).name and data == members[twice]
+                       for name, data in members.items()) == 2
+        else:
+            assert more == {'README', 'license.txt'}
 
 
 def test_every_split_has_cities_of_its_own(toy):
@@ -137,7 +189,7 @@ def test_an_image_depends_on_seed_split_and_index_only(toy, tmp_path):
     make_toy(tmp_path / 'fewer', SIZE, train=2, val=1, extra=1, seed=5)
     make_toy(tmp_path / 'other', SIZE, train=2, val=1, extra=1, seed=6)
     all_of_them, fewer, other = contents(toy), contents(tmp_path / 'fewer'), contents(tmp_path / 'other')
-    for name in set(fewer) - {'toy_cityscapes.json'}:
+    for name in set(fewer) - {'toy_cityscapes.json', 'dataset.yml'}:
         assert fewer[name] == all_of_them[name]
         assert fewer[name] != other[name], name
     pictures = [data for name, data in all_of_them.items() if 'leftImg8bit.png' in name]
@@ -197,7 +249,8 @@ def test_bad_arguments(tmp_path, arguments, text):
 
 
 def test_flags(tmp_path, capsys):
-    flags = ['--out', str(tmp_path / 'a/b'), '--size', '64', '96', '--train', '1', '--val', '1', '--extra', '1']
+    flags = ['--out', str(tmp_path / 'a/b'), '--size', '64', '96', '--train', '1', '--val', '1', '--extra', '1',
+             '--test', '1']
     main(flags)
     assert read(next((tmp_path / 'a/b').glob('leftImg8bit/val/*/*.png'))).shape == (64, 96, 3)
     main(flags)

@@ -1,0 +1,281 @@
+"""Time, memory, work and exactness of hierarchical inference: every backend against the plain network.
+
+    python benchmarks/inference.py [--size 1024 2048] [--scales 0.5 1 2] [--threads 2] [--only plain openvino]
+
+One image through MscaleOCRNet on HRNet-W48, each configuration in a process of its own:
+
+    plain                  the published evaluation as it reads, in eager Paddle as pip installs it: everything at every
+                           scale, each result at full size, nothing in strips
+    paddle, fp16, bf16     --backend paddle, the GPU's default (half precision on a GPU only)
+    openvino, bf16         --backend openvino, the CPU's default (bf16 where the processor has it)
+    onnxruntime            --backend onnxruntime
+
+`plain, fast MKL` is plain on an AMD processor with the setting that engine/cli.py makes there, without which Paddle's
+MKL takes its slowest path. `s` is the best of --repeat rounds after one to warm up (of plain: the one round), `CPU s`
+its processor time. `peak` is the peak of resident memory (on a GPU: of the memory allocated there), library, weights
+and image included. Multiply-adds are counted from the shapes. `off` is the largest difference of logits relative to
+their range, `equal` the share of pixels with the same argmax. Weights are random, with the batch norm of the image
+itself, so that activations have the scale of a trained network; a trained network is less sensitive to rounding. The
+last line is the table as JSON.
+"""
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+CONFIGURATIONS = {
+    'plain': None, 'plain, fast MKL': None, 'paddle': ('paddle', 'fp32'), 'paddle fp16': ('paddle', 'fp16'),
+    'paddle bf16': ('paddle', 'bf16'), 'openvino': ('openvino', 'fp32'), 'openvino bf16': ('openvino', 'bf16'),
+    'onnxruntime': ('onnxruntime', 'fp32')}
+NUM_CLASSES = 19
+
+
+def network(args):
+    """The MscaleOCRNet of the flags, with random weights."""
+    import paddle
+
+    from models import hrnet
+    from models.mscale_ocrnet import MscaleOCRNet
+    paddle.seed(0)
+    return MscaleOCRNet(NUM_CLASSES, getattr(hrnet, args.backbone)(), [0], n_scales=args.scales)
+
+
+def prepare(folder, args):
+    """Save an image and weights whose batch norm fits it."""
+    import paddle
+
+    from engine import cli
+    from tools.toy_scene import compose
+    cli.start_paddle()
+    picture, _ = compose(tuple(args.size), np.random.default_rng(0))
+    image = (np.asarray(picture, np.float32) / 255 - 0.45) / 0.225
+    image = np.ascontiguousarray(image.transpose(2, 0, 1)[None])
+    np.save(folder / 'image.npy', image)
+    model = network(args)
+    for layer in model.sublayers():
+        if isinstance(layer, paddle.nn.BatchNorm2D):
+            layer._momentum = 0.0  # the running statistics become those of the one step below
+    model.train()
+    with paddle.no_grad():
+        step = max(1, min(args.size) // 512)
+        model(paddle.to_tensor(image[:, :, ::step, ::step]))
+    paddle.save(model.state_dict(), str(folder / 'model.pdparams'))
+
+
+def plain_inference(model, x):
+    """The published evaluation: (1, 3, H, W) -> logits (1, K, H, W)."""
+    import paddle.nn.functional as F
+
+    def sized(y, like):
+        return F.interpolate(y, like.shape[2:], mode='bilinear')
+
+    fused = None
+    for scale in sorted(model.n_scales, reverse=True):
+        scaled = F.interpolate(x, [int(side * scale) for side in x.shape[2:]], mode='bilinear')
+        logits, aux, features = model.ocrnet(scaled)
+        logits, aux, attention = (sized(y, scaled) for y in (logits, aux, model.scale_attn(features)))
+        if fused is None:
+            fused = logits
+        elif scale >= 1:
+            fused = attention * logits + (1 - attention) * sized(fused, logits)
+        else:
+            fused = sized(attention * logits, fused) + (1 - sized(attention, fused)) * fused
+    return fused
+
+
+# ---------------------------------------------------------------- work
+
+def plain_macs(args):
+    """Multiply-adds of plain_inference: convolutions by their shapes, and the products of the object attention."""
+    import paddle
+    total = 0
+
+    def convolution(layer, inputs, output):
+        nonlocal total
+        total += output.size * layer.weight.size // layer.weight.shape[0]
+
+    model = network(args)
+    model.eval()
+    for layer in model.sublayers():
+        if isinstance(layer, paddle.nn.Conv2D):
+            layer.register_forward_post_hook(convolution)
+    head = model.ocrnet.head
+    pixels, keys = head.conv3x3_ocr._conv.weight.shape[0], head.spatial_ocr.attention_block.f_down._conv.weight.shape[0]
+    side = 256  # counted on a small image: all is in proportion to the pixels, but for a few at K regions
+    with paddle.no_grad():
+        plain_inference(SimpleNamespace(n_scales=[1.0], ocrnet=model.ocrnet, scale_attn=model.scale_attn),
+                        paddle.zeros([1, 3, side, side]))
+    total += (side // 4)**2 * NUM_CLASSES * (pixels + 2 * keys)
+    return total * args.size[0] * args.size[1] / side**2 * sum(scale**2 for scale in args.scales)
+
+
+def lean_macs(args):
+    """Multiply-adds of models.lean_network: its graphs' convolutions and matrix products, and the fusion's rows."""
+    from engine import onnx_graph
+    from models import lean
+    from models.lean_network import CPU_STRIP
+    model = network(args)
+    graphs = {part: onnx_graph.build(model, part) for part in onnx_graph.PARTS}
+    channels = model.ocrnet.backbone.branch_channels
+    total = 0
+    for scale in args.scales:
+        height, width = (int(side * scale) for side in args.size)
+        total += _graph_macs(graphs['backbone'], {'image': [1, 3, height, width]})
+        sides = [(-(-height // 2**b), -(-width // 2**b)) for b in (2, 3, 4, 5)]
+        rows, width = sides[0]
+        strips, counts = lean.strips(rows, [h for h, _ in sides[1:]], max(1, CPU_STRIP // width))
+        last = 'logits' if scale == max(args.scales) else 'logits_and_attention'
+        for s in strips:
+            size = s.stop - s.start
+            shapes = {'finest': [1, channels[0], size + 2, width]}
+            for b in (1, 2, 3):
+                shapes.update({f'branch_{b}': [1, channels[b], counts[b - 1], sides[b][1]],
+                               f'enlarge_{b}': s.enlarge[b - 1].shape,
+                               f'enlarge_shifted_{b}': s.enlarge_shifted[b - 1].shape})
+            total += _graph_macs(graphs['pixels'], shapes)
+            size += 0 if last == 'logits' else 2 * lean.HALO
+            dims = {i.name: [d.dim_value for d in i.type.tensor_type.shape.dim] for i in graphs[last].graph.input}
+            total += _graph_macs(graphs[last], {**dims, 'pixels': [1, dims['pixels'][1], size, width],
+                                                **({'inside': [1, 1, size, 1]} if 'inside' in dims else {})})
+    top = max(args.scales)
+    return total + (NUM_CLASSES * args.size[0] * int(args.size[0] * top / 4) * int(args.size[1] * top / 4)
+                    if top > 1 else 0)
+
+
+def _graph_macs(model, shapes):
+    """Multiply-adds of an ONNX graph's convolutions and matrix products for inputs of these shapes."""
+    import onnx
+    graph = onnx.ModelProto()
+    graph.CopyFrom(model)
+    for value in graph.graph.input:
+        for dim, length in zip(value.type.tensor_type.shape.dim, shapes[value.name]):
+            dim.dim_value = length
+    del graph.graph.output[:]
+    found = {i.name: list(i.dims) for i in graph.graph.initializer} | {k: list(v) for k, v in shapes.items()}
+    inferred = onnx.shape_inference.infer_shapes(graph, data_prop=True)
+    for value in inferred.graph.value_info:
+        found[value.name] = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+    total = 0
+    for node in graph.graph.node:
+        if node.op_type == 'Conv':
+            total += int(np.prod(found[node.output[0]])) * int(np.prod(found[node.input[1]][1:]))
+        elif node.op_type == 'MatMul':
+            out, inner = found[node.output[0]], found[node.input[0]][-1]
+            assert all(out) and inner, f'{node.output[0]}: no shape'
+            total += int(np.prod(out)) * inner
+    return total
+
+
+# ---------------------------------------------------------------- measuring
+
+def resident_gb(field):
+    """VmRSS (now) or VmHWM (peak) of this process."""
+    for line in Path('/proc/self/status').read_text().splitlines():
+        if line.startswith(field + ':'):
+            return int(line.split()[1]) / 2**20
+    raise KeyError(field)
+
+
+def measure(name, folder, args):
+    """Print what a configuration takes, as JSON; save its logits."""
+    if name == 'plain':
+        os.environ['MKL_DEBUG_CPU_TYPE'] = ''  # cli.start_paddle keeps what is there
+    from engine import backends, cli
+    cli.start_paddle()
+    import paddle
+
+    from models import layers
+    weights = str(folder / 'model.pdparams')
+    started = time.perf_counter()
+    if name.startswith('plain'):
+        layers.UNFOLDED = 1 << 62  # no strips
+        model = network(args)
+        model.set_state_dict(paddle.load(weights))
+        model.eval()
+
+        def run(x):
+            return plain_inference(model, x)
+    else:
+        os.environ['MSCALE_CACHE'] = str(folder / 'cache')
+        backend, precision = CONFIGURATIONS[name]
+        lean = backends.create(SimpleNamespace(model=network(args)), weights, backend, precision)
+
+        def run(x):
+            return lean(x)[0]
+    ready = time.perf_counter() - started
+    image = paddle.to_tensor(np.load(folder / 'image.npy'))
+    gpu = paddle.get_device() != 'cpu'
+    rounds = []
+    with paddle.no_grad():
+        for _ in range(1 if name.startswith('plain') and not gpu else args.repeat + 1):
+            start, cpu = time.perf_counter(), time.process_time()
+            logits = run(image)
+            if gpu:
+                paddle.device.synchronize()
+            rounds.append((time.perf_counter() - start, time.process_time() - cpu))
+    peak = paddle.device.cuda.max_memory_allocated() / 2**30 if gpu else resident_gb('VmHWM')
+    np.save(folder / f'{name}.npy', logits.numpy())
+    seconds, cpu = min(rounds[1:] or rounds)
+    print(json.dumps({'seconds': seconds, 'cpu': cpu, 'peak_gb': peak, 'start_s': ready}))
+
+
+def compare(args):
+    """Measure the configurations, print a row for each; returns the rows."""
+    print(f'{args.backbone}, {args.size[0]}x{args.size[1]}, scales {args.scales}, {args.threads} threads')
+    macs = {'plain': plain_macs(args) / 1e9, 'lean': lean_macs(args) / 1e9}
+    print(f'multiply-adds: plain {macs["plain"]:.0f} G, rearranged {macs["lean"]:.0f} G '
+          f'({macs["lean"] / macs["plain"]:.1%})\n')
+    print(f'{"":17} {"s":>8} {"CPU s":>8} {"x faster":>9} {"peak GB":>8} {"start s":>8} {"off":>9} {"equal":>9}',
+          flush=True)
+    rows, base = {}, None
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        prepare(folder, args)
+        for name in args.only or CONFIGURATIONS:
+            command = [sys.executable, '-W', 'ignore', __file__, *sys.argv[1:], '--measure', name, str(folder)]
+            done = subprocess.run(command, env={**os.environ, 'OMP_NUM_THREADS': str(args.threads)},
+                                  capture_output=True, text=True)
+            if done.returncode:
+                print(f'{name:17} not measured: {(done.stderr.strip().splitlines() or ["no message"])[-1]}', flush=True)
+                continue
+            row = rows[name] = json.loads(done.stdout.splitlines()[-1])
+            if base is None and name.startswith('plain'):
+                base = name
+            if base:
+                row['faster'] = rows[base]['seconds'] / row['seconds']
+                expected, found = (np.load(folder / f'{n}.npy', mmap_mode='r') for n in (base, name))
+                row['off'] = float(np.abs(expected - found).max() / (expected.max() - expected.min()))
+                row['equal'] = float((expected.argmax(1) == found.argmax(1)).mean())
+            print(f'{name:17} {row["seconds"]:8.2f} {row["cpu"]:8.2f} {row.get("faster", float("nan")):9.2f} '
+                  f'{row["peak_gb"]:8.2f} {row["start_s"]:8.1f} {row.get("off", float("nan")):9.1e} '
+                  f'{row.get("equal", float("nan")):9.4%}', flush=True)
+    return {'gmac': macs, **rows}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--size', type=int, nargs=2, default=(1024, 2048), metavar=('HEIGHT', 'WIDTH'))
+    parser.add_argument('--scales', type=float, nargs='+', default=[0.5, 1.0, 2.0])
+    parser.add_argument('--backbone', default='HRNet_W48_NV', help='name of a backbone in models/hrnet.py')
+    parser.add_argument('--threads', type=int, default=2)
+    parser.add_argument('--repeat', type=int, default=1, help='rounds after the one to warm up')
+    parser.add_argument('--only', nargs='+', choices=CONFIGURATIONS, help='measure these')
+    parser.add_argument('--measure', nargs=2, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.measure:
+        measure(args.measure[0], Path(args.measure[1]), args)
+        return
+    print(json.dumps(compare(args)))
+
+
+if __name__ == '__main__':
+    main()

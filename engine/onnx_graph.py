@@ -1,0 +1,157 @@
+"""The parts of models.lean as ONNX graphs, for images of any size; written directly, without a converter."""
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from engine import registry
+
+OPSET = 18
+PARTS = ('backbone', 'pixels', 'logits', 'logits_and_attention')
+
+
+class OnnxOps(registry.lean.Operations):
+    """The operations of models.lean as nodes of a graph: names of values in, the name of a value out."""
+
+    def __init__(self):
+        super().__init__()
+        self.nodes, self.initializers, self._constants = [], [], {}
+
+    def node(self, kind, *inputs, outputs=1, **attributes):
+        names = [f'{kind.lower()}_{len(self.nodes)}_{i}' for i in range(outputs)]
+        self.nodes.append(helper.make_node(kind, inputs, names, **attributes))
+        return names[0] if outputs == 1 else names
+
+    def tensor(self, array):
+        name = f'weight_{len(self.initializers)}'
+        self.initializers.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
+        return name
+
+    def weight(self, array):
+        return array if isinstance(array, str) else self.once(array, lambda: (array,))[0]
+
+    def ints(self, *values):
+        """A constant of int64."""
+        if values not in self._constants:
+            self._constants[values] = self.tensor(np.array(values, np.int64))
+        return self._constants[values]
+
+    def conv(self, x, weight, bias=None, stride=1, padding=(0, 0), add=None, relu=False):
+        vertical, horizontal = (padding, padding) if isinstance(padding, int) else padding
+        inputs = [x, self.weight(weight)] + ([] if bias is None else [self.weight(bias)])
+        y = self.node('Conv', *inputs, strides=[stride, stride], pads=[vertical, horizontal] * 2)
+        y = y if add is None else self.add(y, add)
+        return self.relu(y) if relu else y
+
+    def linear(self, x, weight, bias=None):
+        return self.conv(x, self.once(weight, lambda: (weight[:, :, None, None],))[0], bias)
+
+    def sum(self, terms):
+        first, *rest = terms
+        for term in rest:
+            first = self.add(first, term)
+        return first
+
+    def sum_shifted(self, x):
+        left, middle, right = self.node('Split', x, outputs=3, axis=1, num_outputs=3)
+        left = self.node('Pad', self._slice(left, 3, 0, -1), self.ints(0, 0, 0, 1, 0, 0, 0, 0))
+        right = self.node('Pad', self._slice(right, 3, 1, 2**31), self.ints(0, 0, 0, 0, 0, 0, 0, 1))
+        return self.add(self.add(left, middle), right)
+
+    def merge_rows(self, x, channels):
+        return self.node('Reshape', x, self.ints(0, channels, -1, 0))
+
+    def resize(self, x, like):
+        return self._resize(x, like, 2)
+
+    def resize_width(self, x, like):
+        return self._resize(x, like, 3)
+
+    def _resize(self, x, like, axis):
+        """Bilinear; the axes from `axis` on get the lengths of `like`."""
+        size = self.node('Concat', self.node('Shape', x, end=axis), self.node('Shape', like, start=axis), axis=0)
+        return self.node('Resize', x, '', '', size, mode='linear', coordinate_transformation_mode='half_pixel')
+
+    def _slice(self, x, axis, start, stop):
+        return self.node('Slice', x, self.ints(start), self.ints(stop), self.ints(axis))
+
+    def rows(self, x, start, stop):
+        return self._slice(x, 2, start, stop)
+
+    def like(self, x, other):
+        size = self.node('Concat', self.ints(1, -1), self.node('Shape', other, start=2), axis=0)
+        return self.node('Reshape', x, size)
+
+    def flat(self, x):
+        return self.node('Flatten', x, axis=2)
+
+    def matmul(self, x, y, transpose_y=False):
+        return self.node('MatMul', x, self.node('Transpose', y, perm=[1, 0]) if transpose_y else y)
+
+    def add(self, x, y):
+        return self.node('Add', x, y)
+
+    def subtract(self, x, y):
+        return self.node('Sub', x, y)
+
+    def multiply(self, x, y):
+        return self.node('Mul', x, y)
+
+    def relu(self, x):
+        return self.node('Relu', x)
+
+    def max(self, x):
+        return self.node('ReduceMax', x, self.ints(1))
+
+    def exp(self, x):
+        return self.node('Exp', x)
+
+    def total(self, x):
+        return self.node('ReduceSum', x, self.ints(1))
+
+    def softmax(self, x):
+        return self.node('Softmax', x, axis=0)
+
+    def sigmoid(self, x):
+        return self.node('Sigmoid', x)
+
+    def full_precision(self, x):
+        return x
+
+    def cast_as(self, x, _):
+        return x
+
+
+def build(model, part):
+    """ModelProto of one of PARTS of an MscaleOCRNet: inputs and outputs as the function of models.lean has them."""
+    lean, ops = registry.lean, OnnxOps()
+    net, head = model.ocrnet.backbone, model.ocrnet.head
+    inputs = {}
+
+    def take(name, *shape):
+        inputs[name] = shape
+        return name
+
+    if part == 'backbone':
+        results = lean.backbone(ops, net, take('image', 1, 3, 'H', 'W'))
+    else:
+        channels = net.branch_channels
+        weights = lean.head_weights(head, channels)
+        features, classes, keys = len(weights.pixels_bias), weights.num_classes, len(weights.query[0][1])
+    if part == 'pixels':
+        finest = take('finest', 1, channels[0], 'R+2', 'W')
+        coarser = [take(f'branch_{b}', 1, channels[b], f'r{b}', f'w{b}') for b in (1, 2, 3)]
+        enlarge = [take(f'enlarge_{b}', 'R', f'r{b}') for b in (1, 2, 3)]
+        shifted = [take(f'enlarge_shifted_{b}', 'R', f'3r{b}') for b in (1, 2, 3)]
+        results = lean.pixels_and_statistics(ops, weights, finest, coarser, enlarge, shifted)
+    elif part.startswith('logits'):
+        attend = part == 'logits_and_attention'
+        arguments = (take('pixels', 1, features, 'R', 'W'), take('key', classes, keys),
+                     take('context', features, classes))
+        inside = take('inside', 1, 1, 'R', 1) if attend else None
+        results = lean.logits_and_attention(ops, weights, model.scale_attn if attend else None, *arguments, inside)
+    results = [name for name in results if name is not None]
+    graph = helper.make_graph(
+        ops.nodes, part,
+        [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name, shape in inputs.items()],
+        [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in results], ops.initializers)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid('', OPSET)], ir_version=9)

@@ -1,0 +1,65 @@
+"""Run by test_prepare_cityscapes.py: tools/prepare_cityscapes.py slowed down, to be interrupted or killed.
+
+python kill_prepare.py run ARGUMENTS...: as the script itself.
+python kill_prepare.py kill ROOT ZIPS KILLS SEED: kills it KILLS times after a short random while, every second time the
+parent alone, and lets it end then. Last line: its exit status, the different numbers of files that there were after a
+kill, the temporary files that were seen then, the milliseconds the longest-lived orphan lived.
+"""
+import ctypes
+import os
+import random
+import signal
+import sys
+import time
+import types
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from engine import cli
+from tools import prepare_cityscapes
+
+
+def main(argv):
+    sys.modules['tools.verify_dataset'] = types.SimpleNamespace(verify=lambda root, num_workers: 0)
+    replace = os.replace
+
+    def slow(*names):
+        time.sleep(0.03)
+        replace(*names)
+
+    os.replace = slow
+    if argv[0] == 'run':
+        cli.run(prepare_cityscapes.main, argv[1:])
+    root, zips, kills, seed = Path(argv[1]), argv[2], int(argv[3]), int(argv[4])
+    ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER: orphans become this process's children
+    rng, counts, temporary, longest = random.Random(seed), set(), 0, 0.0
+    for kill in range(kills):
+        child = start(root, zips)
+        time.sleep(rng.uniform(0.01, 0.25))
+        (os.kill if kill % 2 else os.killpg)(child, signal.SIGKILL)
+        before = time.monotonic()
+        while True:  # all of them, whoever was orphaned
+            try:
+                os.waitpid(-1, 0)
+            except ChildProcessError:
+                break
+        longest = max(longest, time.monotonic() - before)
+        files = [path.name for path in root.rglob('*') if path.is_file()]
+        counts.add(len(files))
+        temporary += sum(name.startswith('.') and name != '.lock' for name in files)
+    status = os.waitstatus_to_exitcode(os.waitpid(start(root, zips), 0)[1])
+    print(status, len(counts), temporary, round(1000 * longest))
+
+
+def start(root, zips):
+    child = os.fork()
+    if child == 0:
+        os.setpgid(0, 0)
+        cli.run(prepare_cityscapes.main, ['--zips', zips, '--dataset_root', str(root), '--num_workers', '2'])
+    os.setpgid(child, child)
+    return child
+
+
+if __name__ == '__main__':
+    main(sys.argv[1:])

@@ -1,0 +1,312 @@
+"""Makes a data set for training from a folder of images and a folder of masks, of any classes.
+
+    python tools/prepare_folder.py --images photos --masks masks --mapping classes.yml --out data/mine
+    python train.py --config data/mine/train.yml --do_eval --save_dir output/mine
+
+The mask of a/b.jpg is a/b.png. classes.yml says what the masks' values or colours mean (tools/folder_mapping.py):
+    0: road
+    1: car
+    255: void        # ignored
+--out gets the images (copies, JPEG and PNG byte for byte) and their labels in the layout of Cityscapes, dataset.yml
+(names, colours, counts), mapping.yml (a copy) and train.yml. Can be interrupted and run again, also with more images:
+what is up to date is not made twice.
+"""
+import argparse
+import os
+import sys
+from collections import Counter, defaultdict
+from contextlib import closing, suppress
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+from PIL import ExifTags, Image
+from tqdm import tqdm
+
+if __name__ == '__main__':
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from datasets.description import FILE, Description, describe
+from datasets.pairing import FINE
+from datasets.reading import read_image
+from engine import cli
+from engine.files import write_atomically
+from tools.convert_labels import available_cores, describe_folder
+from tools.folder_mapping import read_mapping
+from tools.folder_pairs import check_masks, pair_files, split_by_lists, split_by_shares
+from tools.workers import DiskFull, results_of
+
+BASE = Path(__file__).resolve().parents[1] / 'configs/mscale_ocr_cityscapes_autolabel_mapillary.yml'
+MAPPING, CONFIG = 'mapping.yml', 'train.yml'
+PREPARED, UP_TO_DATE = 'prepared', 'up to date'
+COPIED = {'.jpg': '.jpg', '.jpeg': '.jpg', '.png': '.png'}  # others become PNG, which loses nothing
+TOP = 'images'  # the layout has one level of folders: this one for images that lie in none
+
+
+class Job(NamedTuple):
+    """One image. mask and label are None in split test, where there is no mask."""
+    image: Path
+    mask: Path
+    image_out: Path
+    label_out: Path
+
+
+# ---------------------------------------------------------------- one image
+
+def prepare(job, mapping, mapping_time):
+    """Writes one image and its label; the function that the worker processes run.
+
+    mapping_time: time of change of the mapping: older labels are made again.
+    Returns (PREPARED or UP_TO_DATE, size (H, W) or None without mask), or the line that says what is wrong.
+    """
+    try:
+        if _is_up_to_date(job, mapping_time):
+            with suppress(OSError), Image.open(job.label_out or job.image_out) as label:  # a damaged one is made again
+                return UP_TO_DATE, job.label_out and label.size[::-1]
+        size = _check_image(job.image)
+        if job.mask:
+            label = mapping.read(job.mask)
+            if label.shape != size:
+                raise ValueError(f'{job.mask}: expected a mask of its image\'s size {size}, found {label.shape} '
+                                 f'(height, width){_turned(job.image, label.shape == size[::-1])}; make the mask again')
+        copied = job.image.suffix.lower() in COPIED
+        picture = job.image.read_bytes() if copied else _png(read_image(str(job.image)))
+    except (ValueError, OSError) as error:
+        return str(error)
+    try:
+        if job.mask:
+            write_atomically(job.label_out, _png(label))
+        write_atomically(job.image_out, picture)
+    except OSError as error:
+        DiskFull.check(error, job.image_out)
+        return f'{job.image_out}: expected to write it, found "{error.strerror}"; look at that folder'
+    return PREPARED, job.mask and size
+
+
+def _is_up_to_date(job, mapping_time):
+    """The image is taken for the same if it has the same length, or had to be encoded anew, and is not newer."""
+    if not job.image_out.exists() or (job.mask and not job.label_out.exists()):
+        return False
+    source, copy = job.image.stat(), job.image_out.stat()
+    same = copy.st_mtime >= source.st_mtime and (
+        copy.st_size == source.st_size or job.image.suffix.lower() not in COPIED)
+    return same and (not job.mask or job.label_out.stat().st_mtime >= max(job.mask.stat().st_mtime, mapping_time))
+
+
+def _check_image(path):
+    """(H, W) of an image as it is decoded in training."""
+    try:
+        size = read_image(str(path)).shape[:2]
+        if path.suffix.lower() in ('.jpg', '.jpeg'):  # of one that is cut off OpenCV takes what there is
+            with Image.open(path) as image:
+                image.draft('L', (1, 1))  # reads all of it, but decodes an eighth
+                image.load()
+    except (ValueError, OSError, Image.DecompressionBombError) as error:
+        found = (f'one that cannot be read ({error})' if 'truncated' in str(error) else
+                 f'{path.stat().st_size} bytes that are none' if path.exists() else 'a link to nothing')
+        raise OSError(f'{path}: expected an image, found {found}; copy it again or leave it out') from None
+    return size
+
+
+def _turned(path, swapped):
+    with Image.open(path) as image:
+        if swapped and image.getexif().get(ExifTags.Base.Orientation, 1) > 4:
+            return ' (the image is turned by its EXIF orientation, the mask is not)'
+    return ''
+
+
+def _png(pixels):
+    return cv2.imencode('.png', pixels)[1].tobytes()
+
+
+# ---------------------------------------------------------------- all of them
+
+def plan(pairs, splits, out):
+    """List of Job. The layout has one level of folders: a/b/x.jpg becomes <split>/a_b/x_leftImg8bit.jpg."""
+    jobs, taken = [], {}
+    for name, split in splits.items():
+        image, mask = pairs[name]
+        folder, _, stem = name.rpartition('/')
+        city = folder.replace('/', '_') or TOP
+        other = taken.setdefault((split, city, stem), image)
+        if other != image:
+            raise ValueError(f'{image}: expected a name of its own, found {city}/{stem} for {other} as well, as '
+                             'folders become one level; rename a folder')
+        suffix = COPIED.get(image.suffix.lower(), '.png')
+        image_out = out / FINE.images.format(split=split) / city / f'{stem}_leftImg8bit{suffix}'
+        label_out = out / FINE.labels.format(split=split) / city / f'{stem}{FINE.label_suffix}'
+        jobs.append(Job(image, mask, image_out, label_out if mask else None))
+    return jobs
+
+
+def check_out(out, sources, labels, jobs):
+    """Refuse to write among the sources, among other files, or into another data set. Returns what dataset.yml says.
+
+    sources: {flag: folder}. Returns a Description, or None where there is none yet.
+    """
+    if out.exists() and not out.is_dir():
+        raise NotADirectoryError(f'--out {out}: expected a folder, found a file; choose another')
+    real = out.resolve()
+    for flag, folder in sources.items():
+        folder = Path(folder).resolve()
+        if folder == real or folder in real.parents or real in folder.parents:
+            raise ValueError(f'--out {out}: expected a folder apart from {flag}, found one within the other; choose '
+                             'another')
+    if not out.exists() or all(path.name.startswith('.') for path in out.iterdir()):
+        return None
+    if not (out / FILE).is_file():
+        raise FileExistsError(f'--out {out}: expected a new or empty folder or one made by this script, found '
+                              f'{describe_folder(out)}; choose another')
+    found = describe(str(out))
+    if (found.labels.names, found.labels.ignore_index) != (labels.names, labels.ignore_index):
+        raise FileExistsError(f'{out / FILE}: expected the classes of the mapping, {_listed(labels.names)}, found '
+                              f'{_listed(found.labels.names)}; choose another --out or delete that folder')
+    ours = {path for job in jobs for path in (job.image_out, job.label_out)}
+    others = sorted(path for top in ('leftImg8bit', 'gtFine') for path in (out / top).rglob('*')
+                    if path not in ours and path.is_file() and not path.name.startswith('.'))
+    if others:
+        raise FileExistsError(f'--out {out}: expected nothing but what this command makes, found {len(others)} other '
+                              f'files like {others[0]} (of other images, or of another split); delete them or that '
+                              'folder, or choose another --out')
+    return found
+
+
+def write_description(out, found, labels, splits):
+    """Write dataset.yml first of all: without it the folder would be taken for Cityscapes. Names and colours that were
+    changed by hand in an earlier one (found) stay."""
+    counts = {'train': 0, 'val': 0, **Counter(splits.values())}
+    text = Description(found.name if found else out.resolve().name, found.labels if found else labels, counts).to_yaml()
+    if not found or found.images != counts:
+        try:
+            write_atomically(out / FILE, text.encode())
+        except OSError as error:
+            raise OSError(f'--out {out}: expected a folder to write into, found "{error.strerror}"; choose another or '
+                          'change its permission') from None
+
+
+def prepare_all(jobs, mapping, mapping_time, num_workers):
+    """Returns (number of failed images, [size (H, W) of every labelled image])."""
+    work = partial(prepare, mapping=mapping, mapping_time=mapping_time)
+    counts, sizes, failed = Counter(), defaultdict(list), 0
+    with closing(results_of(work, jobs, num_workers)) as results:
+        for job, result in zip(jobs, tqdm(results, total=len(jobs), desc='preparing', unit='image', disable=None)):
+            if isinstance(result, str):
+                failed += 1
+                tqdm.write(f'error: {result}', file=sys.stderr)
+            else:
+                counts[result[0]] += 1
+                sizes[job.image_out.parts[-3]].append(result[1])
+    print(f'{counts[PREPARED]} prepared, {counts[UP_TO_DATE]} already up to date, {failed} failed')
+    return failed, [size for size in sizes['train'] or sizes['val'] if size]
+
+
+def _listed(names):
+    return f'{", ".join(names[:4])}{", ..." if len(names) > 4 else ""} ({len(names)})'
+
+
+# ---------------------------------------------------------------- the config
+
+def config_text(base, out, sizes, num_classes):
+    """Text of a YAML file to train with: what has to differ from `base` for these images.
+
+    The crop is at most as large as the smallest training image and a multiple of 16; min_K is 5% of its pixels.
+    """
+    cli.start_paddle()
+    import yaml
+
+    from engine.config import Config
+
+    dic = Config(base).dic
+    if dic['train_dataset']['type'] != 'CityscapesAutolabeling':
+        raise ValueError(f'--base_config {base}: expected train_dataset.type CityscapesAutolabeling, found '
+                         f'{dic["train_dataset"]["type"]}; choose one of configs/')
+    mine = {'_base_': os.path.relpath(os.path.realpath(base), os.path.realpath(out)), 'model': {},
+            'train_dataset': {'dataset_root': str(out), 'coarse_multiple': 0},
+            'val_dataset': {'dataset_root': str(out)}}
+    if dic['model'].get('pretrained'):
+        mine['model']['fresh_head'] = True
+    if 'num_classes' in dic['model']:
+        mine['model']['num_classes'] = num_classes
+    if not mine['model']:
+        del mine['model']
+    transforms = dic['train_dataset']['transforms']
+    crops = [transform for transform in transforms if 'crop_size' in transform]
+    if crops and sizes:
+        largest = [min(size[axis] for size in sizes) for axis in (1, 0)]  # w, h, as in the config
+        crop = [min(wanted, side - side % 16 or side) for wanted, side in zip(crops[0]['crop_size'], largest)]
+        if crop != crops[0]['crop_size']:
+            crops[0]['crop_size'] = crop
+            mine['train_dataset']['transforms'] = transforms
+            for loss in dic['loss']['types']:
+                if 'min_K' in loss:
+                    loss['min_K'] = max(1, round(0.05 * crop[0] * crop[1]))
+            mine['loss'] = {'types': [dict(loss) for loss in dic['loss']['types']]}
+    text = yaml.safe_dump(mine, sort_keys=False, default_flow_style=None, allow_unicode=True)
+    return f'# Made by tools/prepare_folder.py; yours to change.\n#   {_command(out)}\n{text}'
+
+
+def _command(out):
+    return f'python train.py --config {out / CONFIG} --do_eval --save_dir output/{out.resolve().name}'
+
+
+def write_config(base, out, sizes, num_classes):
+    """Write train.yml unless there is another one, which may have been changed by hand."""
+    path, text = out / CONFIG, config_text(base, out, sizes, num_classes)
+    if not path.exists():
+        write_atomically(path, text.encode())
+    elif path.read_text(encoding='utf-8') != text:
+        print(f'{path}: kept, though it differs from what would be written now; delete it to have it made again')
+
+
+# ---------------------------------------------------------------- command line
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--images', required=True, help='folder of images, with sub-folders if you like')
+    parser.add_argument('--masks', required=True, help='folder of PNG masks with the names of the images')
+    parser.add_argument('--mask_suffix', default='', help='what masks have behind the name: _mask for a/b_mask.png')
+    parser.add_argument('--mapping', required=True, help='YAML file: what the values or colours of masks mean')
+    parser.add_argument('--out', required=True, help='folder of the data set: new, or made by this script')
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument('--split', nargs='+', default=['train=0.8', 'val=0.2'], metavar='SPLIT=SHARE',
+                       help='random splits, of train, val, test (default: train=0.8 val=0.2); frames of one drive look '
+                            'alike and belong in one split: better use --lists')
+    group.add_argument('--lists', nargs='+', metavar='FILE', help='lists of images: train.txt, val.txt, test.txt')
+    parser.add_argument('--seed', type=int, default=0, help='another one gives other random splits (default: 0)')
+    parser.add_argument('--base_config', default=str(BASE), help='config that train.yml builds on (default: recipe)')
+    parser.add_argument('--num_workers', type=int, default=available_cores(), help='processes (default: all cores)')
+    cli.add_debug_flag(parser)
+    args = parser.parse_args(argv)
+    if args.num_workers < 0:
+        raise ValueError(f'--num_workers: expected 0 or more, found {args.num_workers}')
+    if not os.path.isfile(args.base_config):
+        raise FileNotFoundError(f'--base_config {args.base_config}: expected a file, found nothing; see configs/')
+    out = Path(args.out)
+    mapping = read_mapping(args.mapping)
+    pairs = pair_files(args.images, args.masks, args.mask_suffix)
+    splits = (split_by_lists(pairs, args.lists, args.images) if args.lists else
+              split_by_shares(pairs, args.split, args.seed))
+    check_masks(pairs, splits, args.masks, args.mask_suffix)
+    jobs = plan(pairs, splits, out)
+    found = check_out(out, {'--images': args.images, '--masks': args.masks}, mapping.labels, jobs)
+    write_description(out, found, mapping.labels, splits)
+    text = Path(args.mapping).read_bytes()
+    if not (out / MAPPING).is_file() or (out / MAPPING).read_bytes() != text:
+        write_atomically(out / MAPPING, text)
+    failed, sizes = prepare_all(jobs, mapping, (out / MAPPING).stat().st_mtime, args.num_workers)
+    write_config(args.base_config, out, sizes, mapping.labels.num_classes)
+    if len(splits) < len(pairs):
+        print(f'{len(pairs) - len(splits)} of {len(pairs)} images are in no list and were left out')
+    if failed:
+        print(f'{out}: not complete; correct what is named above and run the same command again')
+        return cli.EXIT_ERROR
+    from tools.verify_dataset import verify
+    status = verify(str(out), args.num_workers)
+    if not status:
+        print(f'next: {_command(out)}')
+    return status
+
+
+if __name__ == '__main__':
+    cli.run(main)
