@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import paddle
 
-from engine import registry
+from engine import memory, registry
 from engine.files import flush_folder
 from engine.flags import PRECISIONS
 
@@ -55,7 +55,10 @@ def create(builder, model_path, backend='auto', precision='fp32', cache=True):
     else:
         folder, temporary = _converted(model, model_path, cache)
         try:
-            network = registry.LeanNetwork(EngineParts(ENGINES[chosen](folder, precision), folder), model.n_scales)
+            scales, needs = model.n_scales, memory.footprint(model)
+            del model
+            vars(builder).pop('model', None)  # Paddle's copy of the weights, 0.3 GB of W48, is not needed again
+            network = Network(EngineParts(ENGINES[chosen](folder, precision), folder), scales, needs, chosen)
         finally:
             if temporary:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -65,7 +68,19 @@ def create(builder, model_path, backend='auto', precision='fp32', cache=True):
 
 def in_paddle(model, dtype='float32'):
     """The rearranged network of a model (registry.lean.supports it), run by Paddle, with its present weights."""
-    return registry.LeanNetwork(registry.PaddleParts(model, dtype), model.n_scales)
+    return Network(registry.PaddleParts(model, dtype), model.n_scales, memory.footprint(model), 'paddle')
+
+
+class Network(registry.LeanNetwork):
+    """A LeanNetwork that knows what memory it needs."""
+
+    def __init__(self, parts, n_scales, footprint, backend):
+        super().__init__(parts, n_scales)
+        self.footprint, self.backend, self.largest_strip = footprint, backend, parts.strip
+
+    def peak(self, size, strip=None):
+        """Estimated bytes beyond those of the loaded network, for an image of (H, W)."""
+        return self.footprint.peak(size, self.n_scales, strip or self.largest_strip, self.backend)
 
 
 def _loaded(model, model_path):

@@ -22,6 +22,8 @@ def add_inference_flags(parser, aug_flag):
                         help='what runs the network; auto: Paddle on a GPU, the fastest that is installed on a CPU')
     parser.add_argument('--precision', choices=PRECISIONS, default='fp32',
                         help='of the network, where backend and processor have it; softmax and fusion stay fp32')
+    parser.add_argument('--memory_limit', type=float, metavar='GB',
+                        help='use no more (estimated): smaller strips, then windows, as far as needed')
     parser.add_argument('--no_cache', action='store_true',
                         help='convert the network for OpenVINO or ONNX Runtime again, and do not keep it')
     parser.add_argument('--opts', nargs='+', default=[], metavar='KEY=VALUE', help='override keys of the config')
@@ -47,6 +49,10 @@ def predictor_options(flags):
                 raise ValueError(f'--{name}: expected width and height in pixels with --is_slide, found {value}; '
                                  f'for example --crop_size 1024 512 --stride 768 384')
             result[name] = tuple(reversed(value))
+    if flags.get('memory_limit') is not None:
+        if flags['memory_limit'] <= 0:
+            raise ValueError(f'--memory_limit: expected gigabytes above 0, found {flags["memory_limit"]}; correct it')
+        result['memory_limit'] = flags['memory_limit'] * 2**30
     return result
 
 

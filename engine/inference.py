@@ -6,7 +6,7 @@ import numpy as np
 import paddle
 import paddle.nn.functional as F
 
-from engine import backends, registry
+from engine import backends, memory, registry
 
 
 class Predictor:
@@ -16,9 +16,12 @@ class Predictor:
     scales, flip_horizontal, flip_vertical: test-time augmentation; the logits of all combinations are averaged. These
         scales come on top of the model's own n_scales and are rarely worth their time.
     crop_size, stride: (H, W) in pixels of a sliding window; None runs the whole image at once.
+    memory_limit: bytes; strips and windows are made so small that an image needs no more (engine.memory), as far as
+        crop_size leaves that open. None takes what is there, with a warning where it will not do.
     """
 
-    def __init__(self, model, scales=(1.0,), flip_horizontal=False, flip_vertical=False, crop_size=None, stride=None):
+    def __init__(self, model, scales=(1.0,), flip_horizontal=False, flip_vertical=False, crop_size=None, stride=None,
+                 memory_limit=None):
         if crop_size is not None and any(s > c or s < 1 for s, c in zip(stride, crop_size)):
             raise ValueError(f'--stride: expected at least 1 and at most the crop size {crop_size} (H, W), found '
                              f'{stride}: pixels between the windows would have no prediction; lower it')
@@ -28,6 +31,11 @@ class Predictor:
             itertools.combinations([3] * flip_horizontal + [2] * flip_vertical, n) for n in range(3))]
         self.crop_size = crop_size
         self.stride = stride
+        self.memory_limit = memory_limit
+        self._planned = {}
+        if memory_limit is not None and not hasattr(model, 'footprint'):
+            raise ValueError(f'--memory_limit: expected a MscaleOCRNet on an HRNet, found {type(model).__name__}; use '
+                             '--is_slide')
 
     @paddle.no_grad()
     def logits(self, image):
@@ -37,19 +45,28 @@ class Predictor:
         for scale in self.scales:
             scaled = _resize(image, int(height * scale + 0.5), int(width * scale + 0.5))
             for axes in self.flips:
-                logits = self._windows(scaled.flip(axes) if axes else scaled)
+                logits = self._windows(scaled.flip(axes) if axes else scaled, *self._window(scaled.shape[2:]))
                 logits = _resize(logits.flip(axes) if axes else logits, height, width)
                 total = logits if total is None else total + logits
         return total / (len(self.scales) * len(self.flips))
 
-    def _windows(self, image):
-        if self.crop_size is None:
+    def _window(self, size):
+        """(crop_size, stride) for an image of (H, W), planned once per size."""
+        size = tuple(size)
+        if size not in self._planned:
+            self._planned[size] = self.crop_size, self.stride
+            if hasattr(self.model, 'footprint'):
+                self._planned[size] = memory.fit(self.model, size, self.crop_size, self.stride, self.memory_limit)
+        return self._planned[size]
+
+    def _windows(self, image, crop_size, stride):
+        if crop_size is None:
             return self.model(image)[0]
         size = image.shape[2:]
         total = count = None
-        for top, left in itertools.product(*map(_starts, size, self.crop_size, self.stride)):
-            rows = slice(top, min(top + self.crop_size[0], size[0]))
-            cols = slice(left, min(left + self.crop_size[1], size[1]))
+        for top, left in itertools.product(*map(_starts, size, crop_size, stride)):
+            rows = slice(top, min(top + crop_size[0], size[0]))
+            cols = slice(left, min(left + crop_size[1], size[1]))
             logits = self.model(image[:, :, rows, cols])[0]
             if total is None:
                 total = paddle.zeros([1, logits.shape[1], *size])

@@ -1,4 +1,5 @@
 """The engines behind --backend: the plain network's logits, the folder of converted networks, and what is said."""
+import functools
 import json
 import subprocess
 import sys
@@ -25,14 +26,22 @@ def network(classes=5):
     return MscaleOCRNet(classes, backbone, [0], ocr_mid_channels=24, ocr_key_channels=12, attn_channels=8, dropout=0.0)
 
 
+class Builder:
+    """As engine.config.Builder: makes the model when it is asked for."""
+
+    @functools.cached_property
+    def model(self):
+        return network()
+
+
 @pytest.fixture
 def builder(tmp_path, monkeypatch):
-    """What engine.config.Builder has, with a small network whose weights lie in tmp_path/model.pdparams."""
+    """With a small network, whose weights lie in tmp_path/model.pdparams."""
     monkeypatch.setenv('MSCALE_CACHE', str(tmp_path / 'cache'))
     model = network()
     fill.weights(model)
     paddle.save(model.state_dict(), str(tmp_path / 'model.pdparams'))
-    return SimpleNamespace(model=network())
+    return Builder()
 
 
 @pytest.fixture

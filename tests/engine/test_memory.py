@@ -1,0 +1,97 @@
+"""What --memory_limit picks, and what is said of an image that will not fit."""
+import logging
+from types import SimpleNamespace
+
+import numpy as np
+import paddle
+import pytest
+
+from engine import backends, flags, memory
+from engine.inference import Predictor
+from models import hrnet
+from models.hrnet import HRNet
+from models.mscale_ocrnet import MscaleOCRNet
+from tests import fill
+
+GB = 1 << 30
+W48 = memory.Footprint(stage1=256, branch=48, features=512, classes=19)
+
+
+@pytest.fixture
+def w48(monkeypatch):
+    """As a network of engine.backends, W48 at 0.5/1/2 with OpenVINO, loaded into 1 GB."""
+    monkeypatch.setattr(memory, 'used', lambda: GB)
+    network = SimpleNamespace(footprint=W48, n_scales=[0.5, 1.0, 2.0], parts=SimpleNamespace(strip=1 << 15),
+                              largest_strip=1 << 15)
+    network.peak = lambda size, strip=1 << 15: W48.peak(size, network.n_scales, strip, 'openvino')
+    return network
+
+
+def network(**kwargs):
+    backbone = HRNet(8, modules=(1, 1, 1), blocks=1, stem=(1, 16))
+    model = MscaleOCRNet(5, backbone, [0], ocr_mid_channels=24, ocr_key_channels=12, attn_channels=8, **kwargs)
+    fill.weights(model)
+    model.eval()
+    return model
+
+
+def test_footprint_of_w48():
+    assert memory.footprint(MscaleOCRNet(19, hrnet.HRNet_W48_NV(), [0])) == W48
+
+
+def test_the_estimate_holds_the_arrays_that_must_exist():
+    """Pixel features of 512 channels at a quarter of 2048x4096 alone take 1 GB; a stage-1 array 0.5 GB."""
+    peak = W48.peak((1024, 2048), [0.5, 1, 2], 1 << 13, 'openvino')
+    assert 512 * 512 * 1024 * 4 < peak < 4 * GB
+    assert W48.peak((1024, 2048), [0.5, 1, 2.5], 1 << 13, 'openvino') > peak
+    assert W48.peak((1024, 2048), [0.5, 1], 1 << 13, 'openvino') < peak
+
+
+def test_the_least_that_has_to_be_done(w48):
+    whole = (1024, 2048)
+    found = [memory.plan(w48, whole, limit * GB) for limit in (8, 3.1, 2.5, 1.8)]
+    assert [plan.window == whole for plan in found] == [True, True, False, False]
+    assert [plan.strip for plan in found[:2]] == [1 << 15, 1 << 14]
+    assert found[2].window == (1024, 1024) and np.prod(found[3].window) < np.prod(found[2].window)
+    assert all(plan.need <= limit * GB for plan, limit in zip(found, (8, 3.1, 2.5, 1.8)))
+
+
+def test_a_limit_below_everything(w48):
+    with pytest.raises(ValueError, match=r'--memory_limit 1\.05: expected at least 1\.\d\d GB, of which the loaded '
+                                         r'network takes 1\.00, found 1\.05; raise it, or use fewer scales'):
+        memory.plan(w48, (1024, 2048), 1.05 * GB)
+
+
+def test_a_line_before_an_image_that_will_not_fit(w48, caplog, monkeypatch):
+    monkeypatch.setattr(memory, 'available', lambda: 2 * GB)
+    with caplog.at_level(logging.WARNING):
+        assert memory.fit(w48, (1024, 2048), None, None, None) == (None, None)
+    line, = caplog.messages
+    assert 'an image of 1024x2048 at scales [0.5, 1.0, 2.0] may need 3.' in line
+    assert '2.0 GB are there: use --memory_limit 1.8, --is_slide' in line
+    caplog.clear()
+    memory.fit(w48, (256, 512), None, None, None)
+    assert not caplog.messages
+
+
+def test_a_limited_prediction_is_that_of_its_windows(monkeypatch, caplog):
+    model = backends.in_paddle(network(n_scales=[0.5, 1.0]))
+    x = paddle.to_tensor(fill.image(1, [1, 3, 256, 576]))
+    monkeypatch.setattr(memory, 'used', lambda: 0)
+    limit = model.peak((256, 320), memory.SMALLEST_STRIP) + 8 * 5 * 256 * 576
+    with caplog.at_level(logging.INFO):
+        found = Predictor(model, memory_limit=limit).logits(x)
+    assert 'images of 256x576 go through windows of 256x288' in caplog.text
+    expected = Predictor(model, crop_size=(256, 288), stride=(192, 216)).logits(x)
+    np.testing.assert_array_equal(found.numpy(), expected.numpy())
+    whole = Predictor(model, memory_limit=8 * GB).logits(x)
+    np.testing.assert_allclose(whole.numpy(), Predictor(model).logits(x).numpy(), atol=1e-6)
+    assert np.abs(whole.numpy() - expected.numpy()).max() > 1e-4, 'windows see less'
+
+
+def test_what_can_be_limited():
+    with pytest.raises(ValueError, match='--memory_limit: expected a MscaleOCRNet on an HRNet, found function'):
+        Predictor(lambda x: [x], memory_limit=GB)
+    with pytest.raises(ValueError, match='--memory_limit: expected gigabytes above 0, found -1'):
+        flags.predictor_options({'memory_limit': -1})
+    assert flags.predictor_options({'memory_limit': 1.5}) == {'memory_limit': 1.5 * GB}
