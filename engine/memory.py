@@ -31,6 +31,7 @@ class Footprint(NamedTuple):
         image = 12 * pixels
         # Stage 1 at a quarter of the resolution: input, output and two inner activations; and the stem's at half.
         backbone = EXTRA[backend] * pixels * (2.5 * self.stage1 / 4 + 64)
+        strip = min(strip, pixels / 16)
         head = pixels * (self.features + 1.875 * self.branch) / 4 + STRIP_BYTES * strip * self.features / 512
         largest = max([s for s in scales if s < top] or [top])  # logits are whole below the highest scale
         fusion = 3 * 4 * self.classes * size[0] * size[1] * max(largest, 1)**2

@@ -70,7 +70,7 @@ def test_a_line_before_an_image_that_will_not_fit(w48, caplog, monkeypatch):
     assert 'an image of 1024x2048 at scales [0.5, 1.0, 2.0] may need 3.' in line
     assert '2.0 GB are there: use --memory_limit 1.8, --is_slide' in line
     caplog.clear()
-    memory.fit(w48, (256, 512), None, None, None)
+    memory.fit(w48, (128, 256), None, None, None)
     assert not caplog.messages
 
 
