@@ -136,11 +136,9 @@ def lean_macs(args):
         last = 'logits' if scale == max(args.scales) else 'logits_and_attention'
         for s in strips:
             size = s.stop - s.start
-            shapes = {'finest': [1, channels[0], size + 2, width]}
-            for b in (1, 2, 3):
-                shapes.update({f'branch_{b}': [1, channels[b], counts[b - 1], sides[b][1]],
-                               f'enlarge_{b}': s.enlarge[b - 1].shape,
-                               f'enlarge_shifted_{b}': s.enlarge_shifted[b - 1].shape})
+            shapes = {'finest': [1, channels[0], size + 2, width], 'enlarge': s.enlarge.shape,
+                      'enlarge_shifted': s.enlarge_shifted.shape,
+                      **{f'branch_{b}': [1, channels[b], counts[b - 1], sides[b][1]] for b in (1, 2, 3)}}
             total += _graph_macs(graphs['pixels'], shapes)
             size += 0 if last == 'logits' else 2 * lean.HALO
             dims = {i.name: [d.dim_value for d in i.type.tensor_type.shape.dim] for i in graphs[last].graph.input}

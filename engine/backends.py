@@ -239,10 +239,8 @@ class EngineParts:
         return self.run('backbone', {'image': image.numpy()})
 
     def pixels(self, finest, coarser, enlarge, enlarge_shifted):
-        inputs = {'finest': finest}
-        for b, (x, matrix, shifted) in enumerate(zip(coarser, enlarge, enlarge_shifted), 1):
-            inputs.update({f'branch_{b}': np.ascontiguousarray(x), f'enlarge_{b}': matrix,
-                           f'enlarge_shifted_{b}': shifted})
+        inputs = {'finest': finest, 'enlarge': enlarge, 'enlarge_shifted': enlarge_shifted,
+                  **{f'branch_{b}': np.ascontiguousarray(x) for b, x in enumerate(coarser, 1)}}
         pixels, *statistics = self.run('pixels', inputs)
         return pixels, statistics
 

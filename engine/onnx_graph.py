@@ -14,7 +14,8 @@ class OnnxOps(registry.lean.Operations):
 
     def __init__(self):
         super().__init__()
-        self.nodes, self.initializers, self._constants = [], [], {}
+        self.nodes, self.initializers, self._constants, self._shifts = [], [], {}, {}
+        self.channels = {}  # of what `linear` made, enlarged or not
 
     def node(self, kind, *inputs, outputs=1, **attributes):
         names = [f'{kind.lower()}_{len(self.nodes)}_{i}' for i in range(outputs)]
@@ -43,7 +44,9 @@ class OnnxOps(registry.lean.Operations):
         return self.relu(y) if relu else y
 
     def linear(self, x, weight, bias=None):
-        return self.conv(x, self.once(weight, lambda: (weight[:, :, None, None],))[0], bias)
+        y = self.conv(x, self.once(weight, lambda: (weight[:, :, None, None],))[0], bias)
+        self.channels[y] = len(weight)
+        return y
 
     def sum(self, terms):
         first, *rest = terms
@@ -51,14 +54,22 @@ class OnnxOps(registry.lean.Operations):
             first = self.add(first, term)
         return first
 
-    def sum_shifted(self, x):
-        left, middle, right = self.node('Split', x, outputs=3, axis=1, num_outputs=3)
-        left = self.node('Pad', self._slice(left, 3, 0, -1), self.ints(0, 0, 0, 1, 0, 0, 0, 0))
-        right = self.node('Pad', self._slice(right, 3, 1, 2**31), self.ints(0, 0, 0, 0, 0, 0, 0, 1))
-        return self.add(self.add(left, middle), right)
+    def sum_shifted(self, columns):
+        # As depthwise convolutions, which engines have fast kernels for, unlike Slice and Pad.
+        left, middle, right = columns
+        channels = self.channels[middle]
+        for x, place in ((left, 0), (right, 2)):
+            if (channels, place) not in self._shifts:
+                weight = np.zeros([channels, 1, 1, 3], np.float32)
+                weight[..., place] = 1
+                self._shifts[channels, place] = self.tensor(weight)
+            shifted = self.node('Conv', x, self._shifts[channels, place], pads=[0, 1, 0, 1], group=channels)
+            middle = self.add(shifted, middle)
+        self.channels[middle] = channels
+        return middle
 
-    def merge_rows(self, x, channels):
-        return self.node('Reshape', x, self.ints(0, channels, -1, 0))
+    def mix_rows(self, matrix, xs):
+        return self.node('MatMul', matrix, self.node('Concat', *xs, axis=2))
 
     def resize(self, x, like):
         return self._resize(x, like, 2)
@@ -69,7 +80,9 @@ class OnnxOps(registry.lean.Operations):
     def _resize(self, x, like, axis):
         """Bilinear; the axes from `axis` on get the lengths of `like`."""
         size = self.node('Concat', self.node('Shape', x, end=axis), self.node('Shape', like, start=axis), axis=0)
-        return self.node('Resize', x, '', '', size, mode='linear', coordinate_transformation_mode='half_pixel')
+        y = self.node('Resize', x, '', '', size, mode='linear', coordinate_transformation_mode='half_pixel')
+        self.channels[y] = self.channels.get(x)
+        return y
 
     def _slice(self, x, axis, start, stop):
         return self.node('Slice', x, self.ints(start), self.ints(stop), self.ints(axis))
@@ -140,9 +153,8 @@ def build(model, part):
     if part == 'pixels':
         finest = take('finest', 1, channels[0], 'R+2', 'W')
         coarser = [take(f'branch_{b}', 1, channels[b], f'r{b}', f'w{b}') for b in (1, 2, 3)]
-        enlarge = [take(f'enlarge_{b}', 'R', f'r{b}') for b in (1, 2, 3)]
-        shifted = [take(f'enlarge_shifted_{b}', 'R', f'3r{b}') for b in (1, 2, 3)]
-        results = lean.pixels_and_statistics(ops, weights, finest, coarser, enlarge, shifted)
+        results = lean.pixels_and_statistics(ops, weights, finest, coarser, take('enlarge', 'R', 'r'),
+                                             take('enlarge_shifted', 'R', '3r'))
     elif part.startswith('logits'):
         attend = part == 'logits_and_attention'
         arguments = (take('pixels', 1, features, 'R', 'W'), take('key', classes, keys),

@@ -29,8 +29,8 @@ class HeadWeights(NamedTuple):
     """float32 arrays; C pixels' channels, K classes, D key channels, branch b with C_b channels.
 
     aux: per branch (A, C_b). aux_bias (A,). aux_classifier: (weight (K, A), bias (K,)).
-    pixels: of the finest branch (C, C_0, 3, 3); of the others (3 C, C_b, 1, 3), rows (c, dy); or where the taps run at
-    the branch's own width (9 C, C_b), rows (dx, c, dy). pixels_bias (C,).
+    pixels: of the finest branch (C, C_0, 3, 3); of the others for each dy (C, C_b, 1, 3), or where the taps run at the
+    branch's own width for each dy and dx (C, C_b). pixels_bias (C,).
     query: two times (weight, bias). join: (C, C) of the context, (C, C) of the pixels, bias. classifier: (weight,
     bias).
     """
@@ -90,11 +90,9 @@ def head_weights(head, channels):
     first, last = head.aux_head
     aux, aux_bias = matrix(first)
     pixels, pixels_bias = fold(head.conv3x3_ocr)
-    out = len(pixels)
     starts = np.cumsum(channels)[:-1]
     finest, *coarser = np.split(pixels, starts, axis=1)
-    taps = [w.transpose(3, 0, 2, 1).reshape(9 * out, -1) if own_width else
-            w.transpose(0, 2, 1, 3).reshape(3 * out, -1, 1, 3)
+    taps = [[[w[:, :, dy, dx] for dx in range(3)] if own_width else w[:, :, dy:dy + 1] for dy in range(3)]
             for w, own_width in zip(coarser, AT_OWN_WIDTH)]
     join, join_bias = matrix(head.spatial_ocr.conv1x1[0])
     query = [matrix(layer) for layer in head.spatial_ocr.attention_block.f_pixel]
@@ -150,25 +148,29 @@ def pixels_and_statistics(ops, w, finest, coarser, enlarge, enlarge_shifted):
     """A strip of R rows of the pixel features, and what the object regions need of it.
 
     finest: (1, C_0, R + 2, W), one row more on both sides, zero outside of the image. coarser: three (1, C_b, r_b, w_b)
-    with the rows that the strip depends on. enlarge: three (R, r_b), bilinear interpolation of rows. enlarge_shifted:
-    three (R, 3 r_b), the same for the row above, the row, the row below; zero for rows outside of the image.
+    with the rows that the strip depends on. enlarge: (R, r_1 + r_2 + r_3), bilinear interpolation of these rows, side
+    by side. enlarge_shifted: (R, 3 r_1 + 3 r_2 + 3 r_3), of each branch the same for the row above, the row, the row
+    below; zero for rows outside of the image.
     Returns pixels (1, C, R, W); and of the auxiliary logits a: top (K, 1), their maximum m over the strip; total
     (K, 1), the sum of exp(a - m); regions (K, C), the sum of exp(a - m) * pixels.
     """
+    def widened(x):
+        return ops.resize_width(x, finest)
+
     aux = ops.linear(ops.rows(finest, 1, -1), w.aux[0], w.aux_bias)
-    for x, weight, matrix in zip(coarser, w.aux[1:], enlarge):
-        aux = ops.add(aux, ops.matmul(matrix, ops.resize_width(ops.linear(x, weight), finest)))
+    aux = ops.add(aux, ops.mix_rows(enlarge, [widened(ops.linear(x, weight)) for x, weight in zip(coarser, w.aux[1:])]))
     aux = ops.linear(ops.relu(aux), *w.aux_classifier)
 
-    out = len(w.pixels_bias)
+    sums = []
+    for x, by_row, own_width in zip(coarser, w.pixels[1:], AT_OWN_WIDTH):
+        wide = None if own_width else widened(x)
+        for weight in by_row:
+            if own_width:
+                sums.append(ops.sum_shifted([widened(ops.linear(x, tap)) for tap in weight]))
+            else:
+                sums.append(ops.conv(wide, weight, padding=(0, 1)))
     pixels = ops.conv(finest, w.pixels[0], w.pixels_bias, padding=(0, 1))
-    for x, weight, matrix in zip(coarser, w.pixels[1:], enlarge_shifted):
-        if weight.ndim == 2:
-            sums = ops.sum_shifted(ops.resize_width(ops.linear(x, weight), finest))
-        else:
-            sums = ops.conv(ops.resize_width(x, finest), weight, padding=(0, 1))
-        pixels = ops.add(pixels, ops.matmul(matrix, ops.merge_rows(sums, out)))
-    pixels = ops.relu(pixels)
+    pixels = ops.relu(ops.add(pixels, ops.mix_rows(enlarge_shifted, sums)))
 
     a, p = ops.flat(ops.full_precision(aux)), ops.flat(ops.full_precision(pixels))
     top = ops.max(a)
@@ -238,12 +240,15 @@ def bilinear_rows(size, out):
 
 
 class Strip(NamedTuple):
-    """A strip of output rows [start, stop), and what of a coarser branch it needs: rows [low, low + count) of each."""
+    """A strip of output rows [start, stop), and what of the coarser branches it needs: rows from low[b] on of each.
+
+    enlarge, enlarge_shifted: as pixels_and_statistics has them.
+    """
     start: int
     stop: int
     low: list
-    enlarge: list
-    enlarge_shifted: list
+    enlarge: np.ndarray
+    enlarge_shifted: np.ndarray
 
 
 def strips(height, coarser_heights, rows):
@@ -265,7 +270,7 @@ def strips(height, coarser_heights, rows):
             low = min(needed(matrix, start, stop)[0], matrix.shape[1] - count)
             padded = np.pad(matrix[:, low:low + count], [(1, 1), (0, 0)])
             lows.append(int(low))
-            enlarge.append(np.ascontiguousarray(padded[start + 1:stop + 1]))
-            shifted.append(np.concatenate([padded[start + dy:stop + dy] for dy in range(3)], axis=1))
-        result.append(Strip(start, stop, lows, enlarge, shifted))
+            enlarge.append(padded[start + 1:stop + 1])
+            shifted += [padded[start + dy:stop + dy] for dy in range(3)]
+        result.append(Strip(start, stop, lows, np.concatenate(enlarge, axis=1), np.concatenate(shifted, axis=1)))
     return result, counts

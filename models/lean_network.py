@@ -26,8 +26,7 @@ class PaddleParts:
 
     def pixels(self, finest, coarser, enlarge, enlarge_shifted):
         pixels, *statistics = lean.pixels_and_statistics(
-            self.ops, self.weights, finest, coarser, *([self.ops.tensor(matrix) for matrix in matrices]
-                                                       for matrices in (enlarge, enlarge_shifted)))
+            self.ops, self.weights, finest, coarser, self.ops.tensor(enlarge), self.ops.tensor(enlarge_shifted))
         return pixels, [x.numpy() for x in statistics]
 
     def logits(self, pixels, key, context, inside):

@@ -39,16 +39,16 @@ class PaddleOps(Operations):
             first.add_(term)
         return first
 
-    def sum_shifted(self, x):
-        """(1, 3 M, r, W), first axis (dx, M) -> (1, M, r, W): sum of the columns to the left, here, to the right."""
-        left, middle, right = x.chunk(3, axis=1)
+    def sum_shifted(self, columns):
+        """Three (1, C, r, W) -> the same: sum of what is to the left in the first, here in the second, to the right."""
+        left, middle, right = columns
         middle[..., 1:] = middle[..., 1:] + left[..., :-1]
         middle[..., :-1] = middle[..., :-1] + right[..., 1:]
         return middle
 
-    def merge_rows(self, x, channels):
-        """(1, channels * 3, r, W) -> (1, channels, 3 * r, W)."""
-        return x.reshape([1, channels, -1, x.shape[3]])
+    def mix_rows(self, matrix, xs):
+        """(R, sum of r), tensors (1, C, r, W) -> (1, C, R, W): the matrix times all their rows, one below the other."""
+        return paddle.matmul(matrix, paddle.concat(xs, axis=2))
 
     def resize(self, x, like):
         return resize(x, like.shape[2:])

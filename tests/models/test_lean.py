@@ -61,12 +61,15 @@ def test_strips_take_the_rows_they_need(height, coarse, rows):
     strips, counts = lean.strips(height, coarse, rows)
     assert [s.start for s in strips] == [0, *[s.stop for s in strips[:-1]]] and strips[-1].stop == height
     assert all(s.stop - s.start <= rows for s in strips)
+    places = np.cumsum([0, *counts])
     for b, size in enumerate(coarse):
         full = np.pad(lean.bilinear_rows(size, height), [(1, 1), (0, 0)])  # the rows above and below are zero
         for s in strips:
             window = slice(s.low[b], s.low[b] + counts[b])
             assert window.stop <= size and s.low[b] >= 0
-            for part, dy in zip(np.split(s.enlarge_shifted[b], 3, axis=1), (0, 1, 2)):
+            np.testing.assert_array_equal(s.enlarge[:, places[b]:places[b + 1]], full[s.start + 1:s.stop + 1, window])
+            shifted = s.enlarge_shifted[:, 3 * places[b]:3 * places[b + 1]]
+            for part, dy in zip(np.split(shifted, 3, axis=1), (0, 1, 2)):
                 expected = full[s.start + dy:s.stop + dy]
                 np.testing.assert_array_equal(part, expected[:, window])
                 assert np.delete(expected, range(size)[window], axis=1).sum() == 0
