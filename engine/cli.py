@@ -60,6 +60,7 @@ def start_paddle():
 
     threads = int(chosen) if chosen else max(1, len(os.sched_getaffinity(0)) // local_processes)
     paddle.base.core.set_num_threads(threads)
+    paddle.set_flags({'FLAGS_paddle_num_threads': threads})
     logging.basicConfig(level=logging.INFO, stream=sys.stdout, force=True,
                         format='%(asctime)s [%(levelname)s]\t%(message)s', datefmt='%Y-%m-%d %H:%M:%S')
     if paddle.distributed.get_world_size() > 1:

@@ -74,7 +74,8 @@ def test_val_prints_the_table_and_writes_json(trained, capsys):
 def test_evaluation_in_training_and_val_agree(trained, capsys):
     config, folder = trained
     state = json.loads((folder / 'iter_3' / 'state.json').read_text())
-    assert run(val.main, '--config', config, '--model_path', folder / 'best_model' / 'model.pdparams') is None
+    assert run(val.main, '--config', config, '--model_path', folder / 'best_model' / 'model.pdparams',
+               '--backend', 'paddle') is None
     data = json.loads((folder / 'best_model' / 'evaluation_tiny.json').read_text())
     assert data['miou'] == pytest.approx(state['best_miou'], abs=1e-6)
 
@@ -128,8 +129,30 @@ def test_predict_equals_the_model_run_by_hand(trained, toy, tmp_path):
     with paddle.no_grad():
         expected = model(paddle.to_tensor(normal))[0].numpy()[0].argmax(0)
     with Image.open(tmp_path / 'out' / 'pseudo_color_prediction' / f'{source.stem}.png') as predicted:
-        np.testing.assert_array_equal(np.asarray(predicted), expected)
+        assert (np.asarray(predicted) == expected).mean() > 0.999  # another engine may decide a tie otherwise
         assert predicted.getpalette()[:57] == list(range(57))
+
+
+def test_predict_continues_an_interrupted_folder(trained, tmp_path, capsys):
+    config, folder = trained
+    (tmp_path / 'images').mkdir()
+    for name in 'abc':
+        cv2.imwrite(str(tmp_path / 'images' / f'{name}.png'), np.full([40, 60, 3], ord(name), np.uint8))
+    arguments = ('--config', config, '--model_path', folder / 'iter_3' / 'model.pdparams', '--image_path',
+                 tmp_path / 'images', '--save_dir', tmp_path / 'out', '--skip_existing')
+    assert run(predict.main, *arguments) is None
+    files = sorted((tmp_path / 'out').rglob('*.png'))
+    assert len(files) == 6
+    first = {path: path.read_bytes() for path in files}
+    (tmp_path / 'out' / 'added_prediction' / 'b.png').unlink()
+    kept = [path for path in files if path.stem != 'b']
+    for path in kept:
+        path.write_bytes(b'not to be touched')
+    capsys.readouterr()
+    assert run(predict.main, *arguments) is None
+    assert '2 of 3 images have their predictions already' in capsys.readouterr().out
+    assert all(path.read_bytes() == b'not to be touched' for path in kept)
+    assert all(path.read_bytes() == first[path] for path in files if path.stem == 'b')
 
 
 def test_resume_continues_as_if_nothing_had_happened(trained, tmp_path, capsys):

@@ -1,6 +1,7 @@
 """The engines behind --backend: the plain network's logits, the folder of converted networks, and what is said."""
 import functools
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -155,3 +156,12 @@ def test_another_network_runs_in_paddle_as_it_is(weights):
     builder = SimpleNamespace(model=Other())
     with pytest.raises(ValueError, match='found Other, which runs with --backend paddle --precision fp32 only'):
         backends.create(builder, weights, 'openvino')
+
+
+def test_engines_get_the_threads_of_paddle():
+    """Paddle's flag does not follow set_num_threads by itself: an engine would run on one core."""
+    code = 'from engine import backends, cli; print(cli.start_paddle(), backends.threads())'
+    for threads in '12':
+        done = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True, check=True,
+                              cwd=Path(__file__).parents[2], env={**os.environ, 'OMP_NUM_THREADS': threads})
+        assert done.stdout.splitlines()[-1] == f'{threads} {threads}'

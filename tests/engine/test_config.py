@@ -9,6 +9,7 @@ import pytest
 import yaml
 from paddleseg.cvlibs import manager
 
+from engine import checkpoint
 from engine.config import Builder, Config
 from engine.evaluator import evaluate
 from losses import DiceLoss
@@ -300,3 +301,34 @@ def test_warm_up_through_paddleseg(tiny_config):
 def test_pretrained_is_not_looked_for_outside_training():
     assert 'pretrained' not in Config(RECIPE, with_pretrained=False).dic['model']
     assert Config(RECIPE).dic['model']['pretrained'] == 'pretrain/pretrained.pdparams'
+
+
+def test_weight_decay_of_a_group_of_parameters(tiny_config, tmp_path):
+    """Without a gradient a step is w -= lr * decay * w: none for batch norm, whose group has decay 0."""
+    opts = ['optimizer.custom_cfg=[{"name": "_batch_norm", "weight_decay_mult": 0.0}]', 'optimizer.weight_decay=0.5',
+            'lr_scheduler.learning_rate=0.1']
+    builder = Builder(Config(tiny_config, opts=opts))
+    model, optimizer = builder.model, builder.optimizer
+    before = {name: p.numpy().copy() for name, p in model.named_parameters()}
+
+    def step(optimizer, model):
+        for p in model.parameters():
+            if not p.stop_gradient:
+                p.grad = paddle.zeros_like(p)
+        optimizer.step()
+
+    step(optimizer, model)
+    trained = [(name, p) for name, p in model.named_parameters() if not p.stop_gradient]
+    assert len([name for name, _ in trained if '_batch_norm' in name]) > 10
+    for name, p in trained:
+        factor = 1 if '_batch_norm' in name else 1 - 0.1 * 0.5
+        np.testing.assert_allclose(p.numpy(), factor * before[name], rtol=1e-5, err_msg=name)
+
+    # And a resumed run goes on with it.
+    checkpoint.save(tmp_path, 1, model, optimizer, {'iteration': 1}, keep_max=0)
+    step(optimizer, model)
+    resumed = Builder(Config(tiny_config, opts=opts))
+    checkpoint.resume(tmp_path / 'iter_1', resumed.model, resumed.optimizer)
+    step(resumed.optimizer, resumed.model)
+    for (name, p), q in zip(model.named_parameters(), resumed.model.parameters()):
+        np.testing.assert_array_equal(p.numpy(), q.numpy(), err_msg=name)

@@ -82,3 +82,31 @@ def test_void_is_black_in_the_palette():
     table = pictures.color_table(CITYSCAPES)
     assert table[255].tolist() == [0, 0, 0] and table[11].tolist() == [220, 20, 60]
     assert table.shape == (256, 3) and table.dtype == np.uint8
+
+
+def test_a_picture_that_cannot_be_written_is_told(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr(pictures, 'write_prediction', full)
+    with pytest.raises(OSError, match='No space left'), pictures.Writer(tmp_path, CITYSCAPES.color_table()) as writer:
+        writer.write('a', None, None)
+
+
+def test_writing_does_not_run_ahead_of_the_disk(tmp_path, monkeypatch):
+    """At most two images wait: memory does not grow with a slow disk."""
+    finished, go = [], threading.Event()
+
+    def slow(_, name, *__):
+        go.wait(5)
+        finished.append(name)
+
+    monkeypatch.setattr(pictures, 'write_prediction', slow)
+    with pictures.Writer(tmp_path, CITYSCAPES.color_table()) as writer:
+        for i in range(2):
+            writer.write(i, None, None)
+        assert finished == []
+        threading.Timer(0.1, go.set).start()
+        writer.write(2, None, None)
+        assert finished[:1] == [0]
+    assert finished == [0, 1, 2]

@@ -1,5 +1,8 @@
 """What --memory_limit picks, and what is said of an image that will not fit."""
 import logging
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -95,3 +98,34 @@ def test_what_can_be_limited():
     with pytest.raises(ValueError, match='--memory_limit: expected gigabytes above 0, found -1'):
         flags.predictor_options({'memory_limit': -1})
     assert flags.predictor_options({'memory_limit': 1.5}) == {'memory_limit': 1.5 * GB}
+
+
+MIXED = '''
+import sys
+from types import SimpleNamespace
+import numpy as np
+import paddle
+from engine import backends, cli
+from tests.engine.test_memory import network
+cli.start_paddle()
+count, backend, weights = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+run = backends.create(SimpleNamespace(model=network(n_scales=[0.5, 1.0])), weights, backend)
+sizes = [(160 + 7 * i, 720 - 6 * i) for i in range(49)] + [(800, 800)]
+for i in reversed(range(count)):  # the largest one first
+    run(paddle.to_tensor(np.ones([1, 3, *sizes[(i + 50 - count) % 50]], 'float32')))
+for line in open('/proc/self/status'):
+    if line.startswith('VmHWM'):
+        print(line.split()[1])
+'''
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('backend', backends.installed())
+def test_images_of_many_sizes_need_no_more_than_the_largest(tmp_path, backend):
+    paddle.save(network().state_dict(), str(tmp_path / 'model.pdparams'))
+    one, many = (int(subprocess.run(
+        [sys.executable, '-W', 'ignore', '-c', MIXED, count, backend, str(tmp_path / 'model.pdparams')],
+        capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]).stdout.split()[-1])
+        for count in ('1', '500'))
+    print(f'{backend}: the largest alone {one / 2**20:.2f} GB, 500 of 50 sizes {many / 2**20:.2f} GB')
+    assert many < 1.15 * one
