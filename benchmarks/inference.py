@@ -121,8 +121,8 @@ def plain_macs(args):
 def lean_macs(args):
     """Multiply-adds of models.lean_network: its graphs' convolutions and matrix products, and the fusion's rows."""
     from engine import onnx_graph
+    from engine.backends import ENGINE_STRIP
     from models import lean
-    from models.lean_network import CPU_STRIP
     model = network(args)
     graphs = {part: onnx_graph.build(model, part) for part in onnx_graph.PARTS}
     channels = model.ocrnet.backbone.branch_channels
@@ -132,7 +132,7 @@ def lean_macs(args):
         total += _graph_macs(graphs['backbone'], {'image': [1, 3, height, width]})
         sides = [(-(-height // 2**b), -(-width // 2**b)) for b in (2, 3, 4, 5)]
         rows, width = sides[0]
-        strips, counts = lean.strips(rows, [h for h, _ in sides[1:]], max(1, CPU_STRIP // width))
+        strips, counts = lean.strips(rows, [h for h, _ in sides[1:]], max(1, ENGINE_STRIP // width))
         last = 'logits' if scale == max(args.scales) else 'logits_and_attention'
         for s in strips:
             size = s.stop - s.start

@@ -19,7 +19,7 @@ from engine.flags import PRECISIONS
 logger = logging.getLogger(__name__)
 
 PACKAGES = {'openvino': ('openvino', 'onnx'), 'onnxruntime': ('onnxruntime', 'onnx')}
-ENGINE_STRIP = 1 << 15  # pixels of a strip, see models.lean_network
+ENGINE_STRIP = 1 << 14  # pixels of a strip, see models.lean_network; twice as many take half a GB more of W48
 
 
 def installed():

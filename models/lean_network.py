@@ -81,6 +81,7 @@ class LeanNetwork:
         """(logits (1, K, h, w), attention (1, 1, h, w) or None), float32 tensors at the backbone's resolution."""
         parts = self.parts
         finest, *coarser = parts.backbone(image)
+        del image  # 0.1 GB at 2048x4096
         height, width = finest.shape[2:]
         strips, counts = lean.strips(height, [x.shape[2] for x in coarser], max(1, parts.strip // width))
         pixels, statistics = [], []
