@@ -77,6 +77,7 @@ class Network(registry.LeanNetwork):
     def __init__(self, parts, n_scales, footprint, backend):
         super().__init__(parts, n_scales)
         self.footprint, self.backend, self.largest_strip = footprint, backend, parts.strip
+        self.base = memory.used()  # once: later, what an image has left behind would count as taken
 
     def peak(self, size, strip=None):
         """Estimated bytes beyond those of the loaded network, for an image of (H, W)."""

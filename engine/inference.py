@@ -51,13 +51,14 @@ class Predictor:
         return total / (len(self.scales) * len(self.flips))
 
     def _window(self, size):
-        """(crop_size, stride) for an image of (H, W), planned once per size."""
+        """(crop_size, stride) for an image of (H, W), planned once per size; the strips are set as well."""
+        if not hasattr(self.model, 'footprint'):
+            return self.crop_size, self.stride
         size = tuple(size)
         if size not in self._planned:
-            self._planned[size] = self.crop_size, self.stride
-            if hasattr(self.model, 'footprint'):
-                self._planned[size] = memory.fit(self.model, size, self.crop_size, self.stride, self.memory_limit)
-        return self._planned[size]
+            self._planned[size] = memory.fit(self.model, size, self.crop_size, self.stride, self.memory_limit)
+        *window, self.model.parts.strip = self._planned[size]
+        return window
 
     def _windows(self, image, crop_size, stride):
         if crop_size is None:

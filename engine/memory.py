@@ -12,7 +12,7 @@ GB = 1 << 30
 SMALLEST_STRIP = 1 << 13  # pixels; below that, strips compute more rows twice than they save
 SMALLEST_WINDOW = 256
 # Bytes of temporaries per pixel of a strip in the head of W48 (512 channels), and what the backbone takes relative to
-# its activations, both as measured with benchmarks/inference.py.
+# its activations. Fitted to the resident memory of OpenVINO; the other two factors are guesses on the safe side.
 STRIP_BYTES = 32000
 EXTRA = {'openvino': 1.1, 'onnxruntime': 1.4, 'paddle': 1.6}
 
@@ -72,25 +72,24 @@ class Plan(NamedTuple):
 
 
 def fit(network, size, crop_size, stride, limit):
-    """(crop_size, stride) for an image of (H, W) with a LeanNetwork, whose strips are set as well; None for no window.
+    """(crop_size, stride, pixels of a strip) for an image of (H, W) with a Network; crop_size None is the whole image.
 
     limit: bytes, or None to take what is there; a line says if that will not do.
     """
     window = crop_size or size
     if limit is None:
-        need, have = used() + network.peak(window), available()
+        need, have = network.base + network.peak(window), available()
         if need > have:
             logger.warning(
                 'an image of %dx%d at scales %s may need %.1f GB, %.1f GB are there: use --memory_limit %.1f, '
                 '--is_slide, fewer scales (--opts model.n_scales=[0.5,1.0])%s', *window, network.n_scales, need / GB,
                 have / GB, 0.9 * have / GB, ' or --precision fp16' if paddle.get_device() != 'cpu' else '')
-        return crop_size, stride
+        return crop_size, stride, network.largest_strip
     found = plan(network, window, limit)
-    network.parts.strip = found.strip
     if found.window == tuple(window):
-        return crop_size, stride
+        return crop_size, stride, found.strip
     logger.info('--memory_limit: images of %dx%d go through windows of %dx%d', *size, *found.window)
-    return found.window, tuple(max(1, side * 3 // 4) for side in found.window)
+    return found.window, tuple(max(1, side * 3 // 4) for side in found.window), found.strip
 
 
 def plan(network, size, limit):
@@ -98,7 +97,7 @@ def plan(network, size, limit):
 
     ValueError if nothing fits.
     """
-    base, window = used(), list(size)
+    base, window = network.base, list(size)
     strips = [network.largest_strip]
     while strips[-1] > SMALLEST_STRIP:
         strips.append(strips[-1] // 2)

@@ -21,11 +21,9 @@ W48 = memory.Footprint(stage1=256, branch=48, features=512, classes=19)
 
 
 @pytest.fixture
-def w48(monkeypatch):
+def w48():
     """As a network of engine.backends, W48 at 0.5/1/2 with OpenVINO, loaded into 1 GB."""
-    monkeypatch.setattr(memory, 'used', lambda: GB)
-    network = SimpleNamespace(footprint=W48, n_scales=[0.5, 1.0, 2.0], parts=SimpleNamespace(strip=1 << 15),
-                              largest_strip=1 << 15)
+    network = SimpleNamespace(footprint=W48, n_scales=[0.5, 1.0, 2.0], base=GB, largest_strip=1 << 15)
     network.peak = lambda size, strip=1 << 15: W48.peak(size, network.n_scales, strip, 'openvino')
     return network
 
@@ -68,7 +66,7 @@ def test_a_limit_below_everything(w48):
 def test_a_line_before_an_image_that_will_not_fit(w48, caplog, monkeypatch):
     monkeypatch.setattr(memory, 'available', lambda: 2 * GB)
     with caplog.at_level(logging.WARNING):
-        assert memory.fit(w48, (1024, 2048), None, None, None) == (None, None)
+        assert memory.fit(w48, (1024, 2048), None, None, None) == (None, None, 1 << 15)
     line, = caplog.messages
     assert 'an image of 1024x2048 at scales [0.5, 1.0, 2.0] may need 3.' in line
     assert '2.0 GB are there: use --memory_limit 1.8, --is_slide' in line
@@ -78,9 +76,9 @@ def test_a_line_before_an_image_that_will_not_fit(w48, caplog, monkeypatch):
 
 
 def test_a_limited_prediction_is_that_of_its_windows(monkeypatch, caplog):
+    monkeypatch.setattr(memory, 'used', lambda: 0)
     model = backends.in_paddle(network(n_scales=[0.5, 1.0]))
     x = paddle.to_tensor(fill.image(1, [1, 3, 256, 576]))
-    monkeypatch.setattr(memory, 'used', lambda: 0)
     limit = model.peak((256, 320), memory.SMALLEST_STRIP) + 8 * 5 * 256 * 576
     with caplog.at_level(logging.INFO):
         found = Predictor(model, memory_limit=limit).logits(x)
@@ -90,6 +88,20 @@ def test_a_limited_prediction_is_that_of_its_windows(monkeypatch, caplog):
     whole = Predictor(model, memory_limit=8 * GB).logits(x)
     np.testing.assert_allclose(whole.numpy(), Predictor(model).logits(x).numpy(), atol=1e-6)
     assert np.abs(whole.numpy() - expected.numpy()).max() > 1e-4, 'windows see less'
+
+
+def test_a_small_image_in_between_does_not_widen_the_strips_of_a_large_one(monkeypatch):
+    monkeypatch.setattr(memory, 'used', lambda: 0)
+    model = backends.in_paddle(network(n_scales=[0.5, 1.0]))
+    # Pixels of a strip count only as far as the image has them: 32768 for the large one, 1024 for the small one.
+    model.footprint = model.footprint._replace(features=512)
+    limit = model.peak((512, 1024), 1 << 14)
+    predictor, seen = Predictor(model, memory_limit=limit), []
+    model.__class__ = type('Spy', (type(model),), {'__call__': lambda self, x: (
+        seen.append(self.parts.strip), [paddle.zeros([1, 5, *x.shape[2:]])])[1]})
+    for size in ((512, 1024), (128, 128), (512, 1024)):
+        predictor.logits(paddle.zeros([1, 3, *size]))
+    assert seen == [1 << 14, 1 << 15, 1 << 14]
 
 
 def test_what_can_be_limited():
