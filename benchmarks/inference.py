@@ -175,18 +175,11 @@ def _graph_macs(model, shapes):
 
 # ---------------------------------------------------------------- measuring
 
-def resident_gb(field):
-    """VmRSS (now) or VmHWM (peak) of this process."""
-    for line in Path('/proc/self/status').read_text().splitlines():
-        if line.startswith(field + ':'):
-            return int(line.split()[1]) / 2**20
-    raise KeyError(field)
-
-
 def measure(name, folder, args):
     """Print what a configuration takes, as JSON; save its logits."""
     if name == 'plain':
         os.environ['MKL_DEBUG_CPU_TYPE'] = ''  # cli.start_paddle keeps what is there
+    from benchmarks.training import resident_mb
     from engine import backends, cli
     cli.start_paddle()
     import paddle
@@ -220,7 +213,7 @@ def measure(name, folder, args):
             if gpu:
                 paddle.device.synchronize()
             rounds.append((time.perf_counter() - start, time.process_time() - cpu))
-    peak = paddle.device.cuda.max_memory_allocated() / 2**30 if gpu else resident_gb('VmHWM')
+    peak = paddle.device.cuda.max_memory_allocated() / 2**30 if gpu else resident_mb('VmHWM') / 1024
     np.save(folder / f'{name}.npy', logits.numpy())
     seconds, cpu = min(rounds[1:] or rounds)
     print(json.dumps({'seconds': seconds, 'cpu': cpu, 'peak_gb': peak, 'start_s': ready}))

@@ -33,7 +33,9 @@ _OWN = replace(
     FINE, image_fix='make it from your folders with tools/prepare_folder.py, or correct dataset_root',
     label_fix='delete that label, if it is there, and run `python tools/prepare_folder.py ... --out {root}` again')
 
-# The Cityscapes download page asks to delete one corrupt image of train_extra.
+# <city>/<stem> of the image of train_extra that the Cityscapes download page calls corrupt and asks to delete.
+CORRUPT = 'troisdorf/troisdorf_000000_000073'
+
 COARSE = Layout(
     images='leftImg8bit_trainextra/leftImg8bit/train_extra',
     labels='convert_autolabelled',

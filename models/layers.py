@@ -61,6 +61,11 @@ def cast(x, dtype):
     return x if x.dtype == dtype else x.astype(dtype)
 
 
+def scaled_size(size, scale):
+    """(H, W) of an image at a scale; rounded down, as in the published code."""
+    return [max(1, int(side * scale)) for side in size]
+
+
 def resize(x, size):
     """Bilinear (N, C, H, W) -> (N, C, *size), half-pixel centres (align_corners=False); x if it has that size.
 

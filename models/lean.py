@@ -1,6 +1,6 @@
 """The evaluated network, rearranged: the same logits up to rounding, with three fifths of the work and in strips.
 
-What the rearrangement rests on (README, "Less work"):
+What the rearrangement rests on (README, "What runs it"):
 - batch norm folds into the convolution before it;
 - convolution and bilinear enlargement are linear, so what reads the enlarged, concatenated branches of HRNet runs per
   branch, before the enlargement, as far as that is cheaper;

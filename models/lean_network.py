@@ -3,10 +3,10 @@ import numpy as np
 import paddle
 
 from models import lean
-from models.layers import resize
+from models.layers import resize, scaled_size
 from models.lean_ops import PaddleOps
 
-CPU_STRIP = 1 << 15  # pixels at the backbone's resolution: 0.6 GB of temporaries in W48's head
+CPU_STRIP = 1 << 15  # pixels at the backbone's resolution
 GPU_STRIP = 1 << 18
 CHUNK = 1 << 24  # floats of an enlarged image that exist at once
 
@@ -56,7 +56,7 @@ class LeanNetwork:
     def __call__(self, x):
         size, fused = x.shape[2:], None
         for scale in sorted(self.n_scales, reverse=True):
-            scaled = [max(1, int(side * scale)) for side in size]
+            scaled = scaled_size(size, scale)
             logits, attention = self.one_scale(resize(x, scaled), attend=fused is not None)
             if fused is None:
                 fused, above = logits, scaled
@@ -74,7 +74,7 @@ class LeanNetwork:
     @paddle.no_grad()
     def attention_map(self, x, scale):
         """As MscaleOCRNet.attention_map: (1, 3, H, W) -> (1, 1, H, W) in (0, 1)."""
-        scaled = [max(1, int(side * scale)) for side in x.shape[2:]]
+        scaled = scaled_size(x.shape[2:], scale)
         return resize(resize(self.one_scale(resize(x, scaled), attend=True)[1], scaled), x.shape[2:])
 
     def one_scale(self, image, attend):

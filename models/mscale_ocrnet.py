@@ -1,7 +1,7 @@
 """Hierarchical multi-scale attention over OCRNet (Tao, Sapra, Catanzaro, arXiv:2005.10821)."""
 import paddle.nn as nn
 
-from models.layers import resize, resize_logits
+from models.layers import resize, resize_logits, scaled_size
 from models.ocr import OCRNet
 from models.recompute import set_recompute
 from models.scale_attention import ScaleAttention
@@ -77,8 +77,8 @@ class MscaleOCRNet(nn.Layer):
         return resize(self._logits_and_attention(x, scale, attend=True)[1], x.shape[2:])
 
     def _scaled(self, x, scale):
-        """The image at a scale; sizes are rounded down, as in the published code."""
-        return resize(x, [max(1, int(side * scale)) for side in x.shape[2:]])
+        """The image at a scale."""
+        return resize(x, scaled_size(x.shape[2:], scale))
 
     def _one_scale(self, x, scale):
         """(logits, auxiliary logits, attention) of the image at a scale, at the size of the scaled image."""

@@ -53,13 +53,13 @@ def decode_label_ids(data, path, highest, label_set=None):
     if len(impossible):
         raise ValueError(f'{expected} (0..{highest} or {IGNORE_INDEX}), found the value {highest + 1 + impossible[0]}; '
                          f'no class has it: {again}')
-    if check and _seem_train_ids(counts, label_set):
+    if check and seem_train_ids(counts, label_set):
         raise ValueError(f'{expected}, found what seems to be train ids (nothing of {label_set.num_classes}..'
                          f'{highest}, and much that would be void); {again}')
     return labels
 
 
-def _seem_train_ids(counts, label_set):
+def seem_train_ids(counts, label_set):
     """Whether a histogram (256,) is one of train ids, where label ids are expected.
 
     Train ids never reach the upper label ids, while hardly an annotated street is without them (of Cityscapes': sign,

@@ -34,6 +34,7 @@ from PIL import Image
 
 from datasets.description import describe
 from datasets.pairing import COARSE
+from datasets.pairing import CORRUPT as CORRUPT_NAME
 from engine import cli
 from engine.files import FolderLock
 from tools import convert_cityscapes
@@ -42,7 +43,7 @@ from tools.archives import AUTO, DESCRIPTION, EXTRA, FINE, KINDS, find_archives
 from tools.convert_labels import available_cores, convert_all, describe_folder
 from tools.unpacking import check_target, gigabytes, plan, read, remove_leftovers, unpack
 
-CORRUPT = 'troisdorf/troisdorf_000000_000073_leftImg8bit.png'
+CORRUPT = CORRUPT_NAME + autolabeling.ENDING
 UNUSED = '.unused'
 
 

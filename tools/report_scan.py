@@ -3,7 +3,7 @@ import os
 from pathlib import Path
 
 from datasets.description import FILE, OFFICIAL
-from datasets.pairing import COARSE, fine_layout
+from datasets.pairing import COARSE, CORRUPT, fine_layout
 from engine.pictures import IMAGE_SUFFIXES
 from tools.convert_cityscapes import SOURCE as FINE_SOURCE
 from tools.convert_cityscapes_autolabeling import SOURCE as COARSE_SOURCE
@@ -12,7 +12,6 @@ from tools.report_statistics import SplitStatistics
 
 OPTIONAL = {'test': 'only predictions for the benchmark need it',
             'train_extra': 'training needs it only with coarse_multiple > 0'}
-CORRUPT = 'troisdorf/troisdorf_000000_000073'  # of train_extra; Cityscapes' download page says so
 KINDS = {  # in the order of the reports
     'split': 'split that is not there',
     'count': 'another number of images than expected',

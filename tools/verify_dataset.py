@@ -28,7 +28,7 @@ from datasets.description import OFFICIAL, SPLITS, describe
 from datasets.reading import examine_label
 from engine import cli, pictures
 from engine.files import write_atomically
-from tools.convert_labels import _seem_train_ids, available_cores
+from tools.convert_labels import available_cores, seem_train_ids
 from tools.dataset_report import to_html
 from tools.report_scan import scan
 from tools.report_screen import say, say_report
@@ -144,7 +144,7 @@ def _made_of_train_ids(counts, source, label_set):
     if counts[:label_set.num_classes][~possible[:label_set.num_classes]].any() or not os.path.isfile(source):
         return False
     _, values, fault = examine_label(source, None, label_set)
-    return not fault and bool(_seem_train_ids(values, label_set))
+    return not fault and bool(seem_train_ids(values, label_set))
 
 
 def _picture(image, label, colors):
