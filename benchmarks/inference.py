@@ -1,6 +1,7 @@
 """Time, memory, work and exactness of hierarchical inference: every backend against the plain network.
 
     python benchmarks/inference.py [--size 1024 2048] [--scales 0.5 1 2] [--threads 2] [--only plain openvino]
+    python benchmarks/inference.py --config configs/... --model_path .../model.pdparams --image_path image.png
 
 One image through MscaleOCRNet on HRNet-W48, each configuration in a process of its own:
 
@@ -14,13 +15,15 @@ One image through MscaleOCRNet on HRNet-W48, each configuration in a process of 
 MKL takes its slowest path. `s` is the best of --repeat rounds after one to warm up (of plain: the one round), `CPU s`
 its processor time. `peak` is the peak of resident memory (on a GPU: of the memory allocated there), library, weights
 and image included. Multiply-adds are counted from the shapes. `off` is the largest difference of logits relative to
-their range, `equal` the share of pixels with the same argmax. Weights are random, with the batch norm of the image
-itself, so that activations have the scale of a trained network; a trained network is less sensitive to rounding. The
-last line is the table as JSON.
+their range, `equal` the share of pixels with the same argmax. The last line is the table as JSON.
+
+The first command has random weights, with the batch norm of the image itself, so that activations have the scale of a
+trained network. They are far more sensitive to rounding than trained ones, for which there is the second command.
 """
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -42,20 +45,36 @@ NUM_CLASSES = 19
 def network(args):
     """The MscaleOCRNet of the flags, with random weights."""
     import paddle
-
+    if args.config:
+        return builder(args).model
     from models import hrnet
     from models.mscale_ocrnet import MscaleOCRNet
     paddle.seed(0)
     return MscaleOCRNet(NUM_CLASSES, getattr(hrnet, args.backbone)(), [0], n_scales=args.scales)
 
 
+def builder(args):
+    from engine.config import Builder, Config
+    return Builder(Config(args.config, [f'model.n_scales={args.scales}'] if args.scales else [], with_pretrained=False))
+
+
 def prepare(folder, args):
-    """Save an image and weights whose batch norm fits it."""
+    """Save an image and weights: those of the flags, or random ones whose batch norm fits a toy image."""
     import paddle
 
     from engine import cli
-    from tools.toy_scene import compose
     cli.start_paddle()
+    if args.config:
+        from paddleseg.transforms import Compose
+
+        from engine import pictures
+        image = pictures.read_image(args.image_path).astype('float32')
+        image = Compose(builder(args).val_transforms)({'img': image})['img'][None]
+        np.save(folder / 'image.npy', image)
+        shutil.copy(args.model_path, folder / 'model.pdparams')
+        args.size, args.scales = image.shape[2:], args.scales or network(args).n_scales
+        return
+    from tools.toy_scene import compose
     picture, _ = compose(tuple(args.size), np.random.default_rng(0))
     image = (np.asarray(picture, np.float32) / 255 - 0.45) / 0.225
     image = np.ascontiguousarray(image.transpose(2, 0, 1)[None])
@@ -114,7 +133,7 @@ def plain_macs(args):
     with paddle.no_grad():
         plain_inference(SimpleNamespace(n_scales=[1.0], ocrnet=model.ocrnet, scale_attn=model.scale_attn),
                         paddle.zeros([1, 3, side, side]))
-    total += (side // 4)**2 * NUM_CLASSES * (pixels + 2 * keys)
+    total += (side // 4)**2 * len(head.cls_head.bias) * (pixels + 2 * keys)
     return total * args.size[0] * args.size[1] / side**2 * sum(scale**2 for scale in args.scales)
 
 
@@ -144,8 +163,8 @@ def lean_macs(args):
             dims = {i.name: [d.dim_value for d in i.type.tensor_type.shape.dim] for i in graphs[last].graph.input}
             total += _graph_macs(graphs[last], {**dims, 'pixels': [1, dims['pixels'][1], size, width],
                                                 **({'inside': [1, 1, size, 1]} if 'inside' in dims else {})})
-    top = max(args.scales)
-    return total + (NUM_CLASSES * args.size[0] * int(args.size[0] * top / 4) * int(args.size[1] * top / 4)
+    top, classes = max(args.scales), len(model.ocrnet.head.cls_head.bias)
+    return total + (classes * args.size[0] * int(args.size[0] * top / 4) * int(args.size[1] * top / 4)
                     if top > 1 else 0)
 
 
@@ -221,16 +240,17 @@ def measure(name, folder, args):
 
 def compare(args):
     """Measure the configurations, print a row for each; returns the rows."""
-    print(f'{args.backbone}, {args.size[0]}x{args.size[1]}, scales {args.scales}, {args.threads} threads')
-    macs = {'plain': plain_macs(args) / 1e9, 'lean': lean_macs(args) / 1e9}
-    print(f'multiply-adds: plain {macs["plain"]:.0f} G, rearranged {macs["lean"]:.0f} G '
-          f'({macs["lean"] / macs["plain"]:.1%})\n')
-    print(f'{"":17} {"s":>8} {"CPU s":>8} {"x faster":>9} {"peak GB":>8} {"start s":>8} {"off":>9} {"equal":>9}',
-          flush=True)
     rows, base = {}, None
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         prepare(folder, args)
+        print(f'{args.config or args.backbone}, {args.size[0]}x{args.size[1]}, scales {args.scales}, '
+              f'{args.threads} threads')
+        macs = {'plain': plain_macs(args) / 1e9, 'lean': lean_macs(args) / 1e9}
+        print(f'multiply-adds: plain {macs["plain"]:.0f} G, rearranged {macs["lean"]:.0f} G '
+              f'({macs["lean"] / macs["plain"]:.1%})\n')
+        print(f'{"":17} {"s":>8} {"CPU s":>8} {"x faster":>9} {"peak GB":>8} {"start s":>8} {"off":>9} {"equal":>9}',
+              flush=True)
         for name in args.only or CONFIGURATIONS:
             command = [sys.executable, '-W', 'ignore', __file__, *sys.argv[1:], '--measure', name, str(folder)]
             done = subprocess.run(command, env={**os.environ, 'OMP_NUM_THREADS': str(args.threads)},
@@ -255,13 +275,20 @@ def compare(args):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--size', type=int, nargs=2, default=(1024, 2048), metavar=('HEIGHT', 'WIDTH'))
-    parser.add_argument('--scales', type=float, nargs='+', default=[0.5, 1.0, 2.0])
+    parser.add_argument('--scales', type=float, nargs='+', help='default: 0.5 1 2, or those of --config')
     parser.add_argument('--backbone', default='HRNet_W48_NV', help='name of a backbone in models/hrnet.py')
     parser.add_argument('--threads', type=int, default=2)
     parser.add_argument('--repeat', type=int, default=1, help='rounds after the one to warm up')
     parser.add_argument('--only', nargs='+', choices=CONFIGURATIONS, help='measure these')
+    parser.add_argument('--config', help='measure the network of this config')
+    parser.add_argument('--model_path', help='with these weights')
+    parser.add_argument('--image_path', help='on this image')
     parser.add_argument('--measure', nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if not args.config:
+        args.scales = args.scales or [0.5, 1.0, 2.0]
+    elif not (args.model_path and args.image_path):
+        parser.error('--config: expected --model_path and --image_path with it')
     if args.measure:
         measure(args.measure[0], Path(args.measure[1]), args)
         return

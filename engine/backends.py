@@ -31,7 +31,7 @@ def installed():
 def create(builder, model_path, backend='auto', precision='fp32', cache=True):
     """The network of a config with these weights, ready to evaluate: (1, 3, H, W) float32 tensor -> [logits].
 
-    backend: 'auto' is Paddle on a GPU, and on a CPU the fastest that is installed. precision: of the network; softmax,
+    backend: 'auto' is Paddle on a GPU, and on a CPU the fastest that is installed. precision: of the network; the
     fusion of scales and argmax are float32 always. cache: keep what is converted for OpenVINO and ONNX Runtime in
     `cache_folder`, and look there first.
     Raises ValueError, with one line that names what would work, for a backend that is not installed or fails, and for a
@@ -78,6 +78,10 @@ class Network(registry.LeanNetwork):
         super().__init__(parts, n_scales)
         self.footprint, self.backend, self.largest_strip = footprint, backend, parts.strip
         self.base = memory.used()  # once: later, what an image has left behind would count as taken
+
+    def one_scale(self, image, attend):
+        memory.trim()  # here it peaks
+        return super().one_scale(image, attend)
 
     def peak(self, size, strip=None):
         """Estimated bytes beyond those of the loaded network, for an image of (H, W)."""
@@ -191,7 +195,9 @@ class OpenVINO:
             raise ValueError(f'--precision {precision}: expected what this processor has ({", ".join(names)}), found '
                              f'{precision}; it would be slower than fp32 here')
         hints = {'INFERENCE_NUM_THREADS': threads(), 'PERFORMANCE_HINT': 'LATENCY',
-                 'INFERENCE_PRECISION_HINT': {'fp32': 'f32', 'bf16': 'bf16', 'fp16': 'f16'}[precision]}
+                 'INFERENCE_PRECISION_HINT': {'fp32': 'f32', 'bf16': 'bf16', 'fp16': 'f16'}[precision],
+                 # What it keeps for shapes that may come again saves no time here, and takes 15 MB for each image size.
+                 'CPU_RUNTIME_CACHE_CAPACITY': 0}
         self._models = {path.stem: core.compile_model(core.read_model(path), 'CPU', hints)
                         for path in folder.glob('*.onnx')}
         self._requests = {}

@@ -21,7 +21,7 @@ def add_inference_flags(parser, aug_flag):
     parser.add_argument('--backend', choices=BACKENDS, default='auto',
                         help='what runs the network; auto: Paddle on a GPU, the fastest that is installed on a CPU')
     parser.add_argument('--precision', choices=PRECISIONS, default='fp32',
-                        help='of the network, where backend and processor have it; softmax and fusion stay fp32')
+                        help='of the network, where backend and processor have it; fusion and argmax stay fp32')
     parser.add_argument('--memory_limit', type=float, metavar='GB',
                         help='use no more (estimated): smaller strips, then windows, as far as needed')
     parser.add_argument('--no_cache', action='store_true',
