@@ -16,7 +16,7 @@ SMALLEST_WINDOW = 256
 # Bytes of temporaries per pixel of a strip in the head of W48 (512 channels), and what the backbone takes relative to
 # its activations. Fitted to the resident memory of OpenVINO; the other two factors are guesses on the safe side.
 STRIP_BYTES = 32000
-EXTRA = {'openvino': 1.1, 'onnxruntime': 1.4, 'paddle': 1.6}
+EXTRA = {'openvino': 1.2, 'onnxruntime': 1.4, 'paddle': 1.6}
 
 
 class Footprint(NamedTuple):

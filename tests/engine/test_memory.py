@@ -50,11 +50,11 @@ def test_the_estimate_holds_the_arrays_that_must_exist():
 
 def test_the_least_that_has_to_be_done(w48):
     whole = (1024, 2048)
-    found = [memory.plan(w48, whole, limit * GB) for limit in (8, 3.1, 2.5, 1.8)]
+    found = [memory.plan(w48, whole, limit * GB) for limit in (8, 3.2, 2.5, 1.8)]
     assert [plan.window == whole for plan in found] == [True, True, False, False]
     assert [plan.strip for plan in found[:2]] == [1 << 15, 1 << 14]
     assert found[2].window == (1024, 1024) and np.prod(found[3].window) < np.prod(found[2].window)
-    assert all(plan.need <= limit * GB for plan, limit in zip(found, (8, 3.1, 2.5, 1.8)))
+    assert all(plan.need <= limit * GB for plan, limit in zip(found, (8, 3.2, 2.5, 1.8)))
 
 
 def test_a_limit_below_everything(w48):
