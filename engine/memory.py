@@ -14,7 +14,7 @@ GB = 1 << 30
 SMALLEST_STRIP = 1 << 13  # pixels; below that, strips compute more rows twice than they save
 SMALLEST_WINDOW = 256
 # Bytes of temporaries per pixel of a strip in the head of W48 (512 channels), and what the backbone takes relative to
-# its activations. Fitted to the resident memory of OpenVINO; the other two factors are guesses on the safe side.
+# its activations. Fitted to the resident memory of OpenVINO; the other two cover what benchmarks/inference.py shows.
 STRIP_BYTES = 32000
 EXTRA = {'openvino': 1.2, 'onnxruntime': 1.4, 'paddle': 1.6}
 
