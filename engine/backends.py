@@ -1,4 +1,5 @@
 """What runs the evaluated network: Paddle, OpenVINO or ONNX Runtime, behind one function `create`."""
+import functools
 import hashlib
 import importlib.util
 import inspect
@@ -183,12 +184,20 @@ def threads():
     return int(paddle.base.core.globals()['FLAGS_paddle_num_threads'])
 
 
+@functools.cache
+def _openvino_core():
+    """One for the whole process, never freed: freeing one of several leaves the thread with a stack for signals that is
+    gone (2026.4), and the next signal, a child's end or Ctrl-C, is a segmentation fault.
+    """
+    import openvino
+    return openvino.Core()
+
+
 class OpenVINO:
     """Parts as OpenVINO's compiled models, on the CPU."""
 
     def __init__(self, folder, precision):
-        import openvino
-        core = openvino.Core()
+        core = _openvino_core()
         has = {'FP32', *core.get_property('CPU', 'OPTIMIZATION_CAPABILITIES')}
         if precision.upper() not in has:
             names = [name for name in PRECISIONS if name.upper() in has]

@@ -165,3 +165,26 @@ def test_engines_get_the_threads_of_paddle():
         done = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True, check=True,
                               cwd=Path(__file__).parents[2], env={**os.environ, 'OMP_NUM_THREADS': threads})
         assert done.stdout.splitlines()[-1] == f'{threads} {threads}'
+
+
+SIGNALS = '''
+import gc, os, signal, sys
+from types import SimpleNamespace
+from engine import backends, cli
+from tests.engine.test_backends import network
+cli.start_paddle()
+signal.signal(signal.SIGUSR1, lambda *_: print('alive'))
+networks = [backends.create(SimpleNamespace(model=network()), sys.argv[1], 'openvino') for _ in range(2)]
+while networks:  # the first one first
+    networks.pop(0)
+    gc.collect()
+os.kill(os.getpid(), signal.SIGUSR1)
+'''
+
+
+@pytest.mark.skipif('openvino' not in backends.installed(), reason='not installed')
+def test_a_signal_after_networks_are_gone(weights):
+    """OpenVINO gives the thread a stack for signals, and frees one that is in use if there is more than one Core."""
+    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', SIGNALS, weights], capture_output=True, text=True,
+                          cwd=Path(__file__).parents[2])
+    assert (done.returncode, done.stdout.split()[-1:]) == (0, ['alive']), done.stderr
