@@ -15,11 +15,8 @@ $(VENV)/.installed: requirements.txt requirements-dev.txt
 demo: setup
 	$(BIN)/python tools/demo.py
 
-# In three processes: in one, after some 1000 tests, a native library ends it with a segmentation fault (not explained yet).
 test: setup
-	$(BIN)/python -m pytest -m "not slow" tests/engine
-	$(BIN)/python -m pytest -m "not slow" tests/datasets tests/losses tests/models tests/test_*.py
-	$(BIN)/python -m pytest -m "not slow" tests/tools
+	$(BIN)/python -m pytest -m "not slow"
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow
