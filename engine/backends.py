@@ -190,6 +190,8 @@ def _openvino_core():
     gone (2026.4), and the next signal, a child's end or Ctrl-C, is a segmentation fault.
     """
     import openvino
+    # What it keeps compiled for shapes that come again; images of many sizes would fill its default of 1024.
+    os.environ.setdefault('ONEDNN_PRIMITIVE_CACHE_CAPACITY', '512')
     return openvino.Core()
 
 

@@ -67,7 +67,7 @@ def available():
 
 
 def trim():
-    """Give the system back what was freed; glibc keeps up to half a GB of it after an image of 1024x2048."""
+    """Give the system back what was freed; glibc keeps much of it, and images of many sizes would add up."""
     libc = ctypes.CDLL(None) if sys.platform == 'linux' else None
     if hasattr(libc, 'malloc_trim'):  # musl has none
         libc.malloc_trim(0)

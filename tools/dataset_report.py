@@ -182,7 +182,9 @@ def _contact_sheet(report, labels, pictures):
     parts = [f'<h2>Pictures</h2><p class="soft">Evenly spread over each split, under their labels; void is dark.</p>'
              f'<div class="legend">{legend}</div>']
     for split in report['splits']:
-        figures = [f'<figure><img alt="" src="data:image/jpeg;base64,{base64.b64encode(data).decode()}">'
+        # sync: otherwise a busy browser's print or screenshot may come before the pictures.
+        figures = [f'<figure><img alt="" decoding="sync" '
+                   f'src="data:image/jpeg;base64,{base64.b64encode(data).decode()}">'
                    f'<figcaption>{_text(stem)}</figcaption></figure>' for name, stem, data in pictures if name == split]
         if figures:
             parts.append(f'<h3>{_text(split)}</h3><div class="pictures">{"".join(figures)}</div>')
