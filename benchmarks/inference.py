@@ -2,6 +2,7 @@
 
     python benchmarks/inference.py [--size 1024 2048] [--scales 0.5 1 2] [--threads 2] [--only plain openvino]
     python benchmarks/inference.py --config configs/... --model_path .../model.pdparams --image_path image.png
+    python benchmarks/inference.py --only openvino --memory_limit 2.8
 
 One image through MscaleOCRNet on HRNet-W48, each configuration in a process of its own:
 
@@ -219,8 +220,12 @@ def measure(name, folder, args):
         backend, precision = CONFIGURATIONS[name]
         lean = backends.create(SimpleNamespace(model=network(args)), weights, backend, precision)
 
-        def run(x):
-            return lean(x)[0]
+        if args.memory_limit:
+            from engine.inference import Predictor
+            run = Predictor(lean, memory_limit=args.memory_limit * 2**30).logits
+        else:
+            def run(x):
+                return lean(x)[0]
     ready = time.perf_counter() - started
     image = paddle.to_tensor(np.load(folder / 'image.npy'))
     gpu = paddle.get_device() != 'cpu'
@@ -283,6 +288,7 @@ def main():
     parser.add_argument('--config', help='measure the network of this config')
     parser.add_argument('--model_path', help='with these weights')
     parser.add_argument('--image_path', help='on this image')
+    parser.add_argument('--memory_limit', type=float, metavar='GB', help='as of val.py; windows give other logits')
     parser.add_argument('--measure', nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if not args.config:

@@ -78,6 +78,7 @@ class Network(registry.LeanNetwork):
     def __init__(self, parts, n_scales, footprint, backend):
         super().__init__(parts, n_scales)
         self.footprint, self.backend, self.largest_strip = footprint, backend, parts.strip
+        memory.trim()
         self.base = memory.used()  # once: later, what an image has left behind would count as taken
 
     def one_scale(self, image, attend):

@@ -14,17 +14,21 @@ GB = 1 << 30
 SMALLEST_STRIP = 1 << 13  # pixels; below that, strips compute more rows twice than they save
 SMALLEST_WINDOW = 256
 # Bytes of temporaries per pixel of a strip in the head of W48 (512 channels), and what the backbone takes relative to
-# its activations. Fitted to the resident memory of OpenVINO; the other two cover what benchmarks/inference.py shows.
-STRIP_BYTES = 32000
-EXTRA = {'openvino': 1.2, 'onnxruntime': 1.4, 'paddle': 1.6}
+# its activations. Fitted to the resident memory of OpenVINO, images whole and in windows; the other two cover what
+# benchmarks/inference.py shows.
+STRIP_BYTES = 40000
+EXTRA = {'openvino': 1.25, 'onnxruntime': 1.25, 'paddle': 1.6}
 
 
 class Footprint(NamedTuple):
-    """What a network's memory depends on: channels of stage 1, of the finest branch, of the OCR features, classes."""
+    """What a network's memory depends on: channels of stage 1, of the finest branch, of the OCR features; classes;
+    bytes of all weights.
+    """
     stage1: int
     branch: int
     features: int
     classes: int
+    weights: int
 
     def peak(self, size, scales, strip, backend):
         """Bytes beyond those of the loaded network, for an image of this (H, W); the largest scale decides."""
@@ -37,14 +41,16 @@ class Footprint(NamedTuple):
         head = pixels * (self.features + 1.875 * self.branch) / 4 + STRIP_BYTES * strip * self.features / 512
         largest = max([s for s in scales if s < top] or [top])  # logits are whole below the highest scale
         fusion = 3 * 4 * self.classes * size[0] * size[1] * max(largest, 1)**2
-        return image + max(backbone, head, fusion)
+        repacked = 2 * self.weights if backend == 'openvino' else 0  # copies for large and small arrays, made when met
+        return repacked + image + max(backbone, head, fusion)
 
 
 def footprint(model):
     """The Footprint of an MscaleOCRNet on an HRNet."""
     net, head = model.ocrnet.backbone, model.ocrnet.head
     return Footprint(net.la1[0].conv3._conv.weight.shape[0], net.branch_channels[0],
-                     head.conv3x3_ocr._conv.weight.shape[0], head.cls_head.weight.shape[0])
+                     head.conv3x3_ocr._conv.weight.shape[0], head.cls_head.weight.shape[0],
+                     4 * sum(p.size for p in model.parameters()))
 
 
 def used():
