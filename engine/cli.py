@@ -56,6 +56,9 @@ def start_paddle():
         # The MKL inside Paddle's CPU build takes its slowest path on AMD's processors unless told that they have AVX2.
         # It costs the last digits: results differ in rounding from a run without it.
         os.environ.setdefault('MKL_DEBUG_CPU_TYPE', '5')
+    # First OpenCV with the system's zlib: loaded after Paddle 2.6, half of zlib's calls of itself would end in the zlib
+    # that is built into Paddle, and the first PNG in a segmentation fault.
+    import cv2  # noqa: F401
     import paddle
 
     threads = int(chosen) if chosen else max(1, len(os.sched_getaffinity(0)) // local_processes)
