@@ -2,9 +2,9 @@
 
     python benchmarks/folder.py [--images 12] [--size 1024 2048] [--seconds 0 0.1 0.3 1] [--repeat 2]
 
-In place of the network: a wait of so many seconds for each image, in which the cores are free, as they are beside a
-GPU. (A network on the CPU takes all cores, and seconds; there is little to gain then.) The images are toy scenes with
-noise, so that they take as long to decode as a photograph. `overlapped` is predict.py as it is, `serial` the same with
+In place of the network: a wait of so many seconds for each image, in which the cores are free. A network on the CPU
+leaves none free; this says nothing of it. The images are toy scenes with noise, so that they do not decode faster than
+a photograph would. `overlapped` is predict.py as it is, `serial` the same with
 --num_workers 0 and each prediction written before the next image is read. Both make the same files, which is checked;
 they take turns, and the ratio is that of the best rounds. The last line is the table as JSON.
 """

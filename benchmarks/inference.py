@@ -2,7 +2,7 @@
 
     python benchmarks/inference.py [--size 1024 2048] [--scales 0.5 1 2] [--threads 2] [--only plain openvino]
     python benchmarks/inference.py --config configs/... --model_path .../model.pdparams --image_path image.png
-    python benchmarks/inference.py --only openvino --memory_limit 2.8
+    python benchmarks/inference.py --only openvino --memory_limit 2.1
 
 One image through MscaleOCRNet on HRNet-W48, each configuration in a process of its own:
 
@@ -200,10 +200,11 @@ def measure(name, folder, args):
     if name == 'plain':
         os.environ['MKL_DEBUG_CPU_TYPE'] = ''  # cli.start_paddle keeps what is there
     from benchmarks.training import resident_mb
-    from engine import backends, cli
+    from engine import backends, cli, flags
     cli.start_paddle()
     import paddle
 
+    from engine.inference import Predictor
     from models import layers
     weights = str(folder / 'model.pdparams')
     started = time.perf_counter()
@@ -220,12 +221,7 @@ def measure(name, folder, args):
         backend, precision = CONFIGURATIONS[name]
         lean = backends.create(SimpleNamespace(model=network(args)), weights, backend, precision)
 
-        if args.memory_limit:
-            from engine.inference import Predictor
-            run = Predictor(lean, memory_limit=args.memory_limit * 2**30).logits
-        else:
-            def run(x):
-                return lean(x)[0]
+        run = Predictor(lean, **flags.predictor_options({'memory_limit': args.memory_limit})).logits
     ready = time.perf_counter() - started
     image = paddle.to_tensor(np.load(folder / 'image.npy'))
     gpu = paddle.get_device() != 'cpu'

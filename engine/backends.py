@@ -20,7 +20,7 @@ from engine.flags import PRECISIONS
 logger = logging.getLogger(__name__)
 
 PACKAGES = {'openvino': ('openvino', 'onnx'), 'onnxruntime': ('onnxruntime', 'onnx')}
-ENGINE_STRIP = 1 << 14  # pixels of a strip, see models.lean_network; twice as many take half a GB more of W48
+ENGINE_STRIP = 1 << 14  # pixels of a strip, see models.lean_network; larger ones take more memory
 
 
 def installed():
@@ -208,7 +208,7 @@ class OpenVINO:
                              f'{precision}; it would be slower than fp32 here')
         hints = {'INFERENCE_NUM_THREADS': threads(), 'PERFORMANCE_HINT': 'LATENCY',
                  'INFERENCE_PRECISION_HINT': {'fp32': 'f32', 'bf16': 'bf16', 'fp16': 'f16'}[precision],
-                 # What it keeps for shapes that may come again saves no time here, and takes 15 MB for each image size.
+                 # What it keeps for shapes that may come again takes memory for each image size.
                  'CPU_RUNTIME_CACHE_CAPACITY': 0}
         self._models = {path.stem: core.compile_model(core.read_model(path), 'CPU', hints)
                         for path in folder.glob('*.onnx')}

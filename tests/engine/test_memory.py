@@ -116,6 +116,12 @@ def test_what_can_be_limited():
     assert flags.predictor_options({'memory_limit': 1.5}) == {'memory_limit': 1.5 * GB}
 
 
+def output_of(code, *args):
+    """Words that a process of its own prints."""
+    return subprocess.run([sys.executable, '-W', 'ignore', '-c', code, *map(str, args)], capture_output=True, text=True,
+                          check=True, cwd=Path(__file__).parents[2]).stdout.split()
+
+
 MIXED = '''
 import sys
 from types import SimpleNamespace
@@ -139,10 +145,7 @@ for line in open('/proc/self/status'):
 @pytest.mark.parametrize('backend', backends.installed())
 def test_images_of_many_sizes_need_no_more_than_the_largest(tmp_path, backend):
     paddle.save(network().state_dict(), str(tmp_path / 'model.pdparams'))
-    one, many = (int(subprocess.run(
-        [sys.executable, '-W', 'ignore', '-c', MIXED, count, backend, str(tmp_path / 'model.pdparams')],
-        capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]).stdout.split()[-1])
-        for count in ('1', '500'))
+    one, many = (int(output_of(MIXED, count, backend, tmp_path / 'model.pdparams')[-1]) for count in (1, 500))
     print(f'{backend}: the largest alone {one / 2**20:.2f} GB, 500 of 50 sizes {many / 2**20:.2f} GB')
     assert many < 1.15 * one
 
@@ -171,9 +174,6 @@ print(peak << 10, run.base + run.peak((384, 768)))
 @pytest.mark.slow
 @pytest.mark.parametrize('backend', backends.installed())
 def test_the_estimate_is_not_exceeded(tmp_path, backend):
-    output = subprocess.run(
-        [sys.executable, '-W', 'ignore', '-c', TWO_IMAGES, backend, str(tmp_path / 'model.pdparams')],
-        capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]).stdout
-    peak, estimate = map(float, output.split()[-2:])
+    peak, estimate = map(float, output_of(TWO_IMAGES, backend, tmp_path / 'model.pdparams')[-2:])
     print(f'{backend}: {peak / GB:.2f} GB, estimated {estimate / GB:.2f}')
     assert peak < estimate < 1.5 * peak

@@ -81,6 +81,7 @@ def test_what_the_page_says(page):
         assert name in reader.text
     pictures = [attributes for tag, attributes in reader.tags if tag == 'img']
     assert len(pictures) == 15, 'at most eight of each split'
+    assert all(picture['decoding'] == 'sync' for picture in pictures), 'painted with the page, not some time after'
     bars = [attributes for tag, attributes in reader.tags if tag == 'rect' and attributes.get('class') == 'bar']
     assert {bar['fill'] for bar in bars} <= {f'rgb{color}' for color in CITYSCAPES.palette}
     assert max(float(bar['width']) for bar in bars) <= 210
