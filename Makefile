@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: setup demo test test-slow lint test-paddle26
+.PHONY: setup demo test test-slow test-processors lint test-paddle26
 
 setup: $(VENV)/.installed
 
@@ -20,6 +20,10 @@ test: setup
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow
+
+# The tests as other processors, thread counts and orders would run them; see tests/processors.py.
+test-processors: setup
+	$(BIN)/python tests/processors.py
 
 lint: setup
 	$(BIN)/ruff check .

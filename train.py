@@ -5,9 +5,13 @@ from pathlib import Path
 
 from engine import cli, flags
 
+LAUNCHER = ('Several processes: python -m paddle.distributed.launch train.py ... The launcher shares the GPUs named in '
+            'CUDA_VISIBLE_DEVICES; if that variable is set but empty, it fails with "IndexError: list index out of '
+            'range" before this script starts: unset it (env -u CUDA_VISIBLE_DEVICES) to train on CPU processes.')
+
 
 def parse_args(argv):
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, epilog=LAUNCHER)
     parser.add_argument('--config', required=True, help='YAML file, see configs/')
     parser.add_argument('--iters', type=int, help='number of iterations, instead of the config\'s')
     parser.add_argument('--batch_size', type=int, help='images per process, instead of the config\'s')
@@ -36,6 +40,21 @@ def parse_args(argv):
         if getattr(args, name) < 1:
             parser.error(f'--{name}: expected at least 1, found {getattr(args, name)}')
     return args
+
+
+def record_start(args, config, resume_from, threads, iteration, logger):
+    """Keep what it takes to repeat this run: run.json gets an entry, config.yml stays the first start's."""
+    import paddle
+
+    from engine import run_log
+
+    start = run_log.entry(vars(args), paddle.get_device(), threads, paddle.distributed.get_world_size(), iteration)
+    earlier = run_log.read(Path(resume_from).parent) if resume_from else []
+    if earlier and (difference := run_log.difference(earlier[-1], start)):
+        logger.warning('continued on another machine or with other threads (%s): the results are as good, but differ '
+                       'in their last bits from those of a run that was never interrupted', difference)
+    start['config'] = config.save_once(args.save_dir, iteration)
+    run_log.append(args.save_dir, start, earlier)
 
 
 def main(argv):
@@ -94,7 +113,7 @@ def main(argv):
                 args.save_dir)
     if not main_process:
         return trainer.run()
-    config.save(Path(args.save_dir) / 'config.yml')
+    record_start(args, config, resume_from, threads, trainer.state['iteration'], logger)
     builder.save_description(args.save_dir)
     with lock, watch.Watch(args.save_dir, builder.labels.names, args.use_vdl, trainer.state['iteration'],
                            trainer.state['evaluated']) as record:

@@ -19,6 +19,8 @@ from engine.flags import PRECISIONS
 
 logger = logging.getLogger(__name__)
 
+# Of ONNX Runtime: the fastest that the installed package offers is taken.
+PROVIDERS = ('CUDAExecutionProvider', 'CPUExecutionProvider')
 PACKAGES = {'openvino': ('openvino', 'onnx'), 'onnxruntime': ('onnxruntime', 'onnx')}
 ENGINE_STRIP = 1 << 14  # pixels of a strip, see models.lean_network; larger ones take more memory
 
@@ -52,18 +54,20 @@ def create(builder, model_path, backend='auto', precision='fp32', cache=True):
     if backend == 'auto':
         chosen = 'paddle' if paddle.get_device() != 'cpu' else available[0]
     if chosen == 'paddle':
-        network = in_paddle(_loaded(model, model_path), _paddle_dtype(precision))
+        network, device = in_paddle(_loaded(model, model_path), _paddle_dtype(precision)), paddle.get_device()
     else:
         folder, temporary = _converted(model, model_path, cache)
         try:
             scales, needs = model.n_scales, memory.footprint(model)
             del model
             vars(builder).pop('model', None)  # Paddle's copy of the weights, 0.3 GB of W48, is not needed again
-            network = Network(EngineParts(ENGINES[chosen](folder, precision), folder), scales, needs, chosen)
+            run = ENGINES[chosen](folder, precision)
+            device = run.device
+            network = Network(EngineParts(run, folder), scales, needs, chosen)
         finally:
             if temporary:
                 shutil.rmtree(folder, ignore_errors=True)
-    logger.info('network: %s, %s', chosen, precision)
+    logger.info('network: %s on %s, %s', chosen, device, precision)
     return network
 
 
@@ -213,6 +217,7 @@ class OpenVINO:
         self._models = {path.stem: core.compile_model(core.read_model(path), 'CPU', hints)
                         for path in folder.glob('*.onnx')}
         self._requests = {}
+        self.device = 'CPU'
 
     def __call__(self, part, inputs):
         if part not in self._requests:
@@ -236,8 +241,12 @@ class OnnxRuntime:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.log_severity_level = threads(), 3
         options.enable_cpu_mem_arena = False  # it never gives back the largest image's memory
-        self._sessions = {path.stem: onnxruntime.InferenceSession(path, options, ['CPUExecutionProvider'])
+        offered = onnxruntime.get_available_providers()
+        chosen = [name for name in PROVIDERS if name in offered]
+        self._sessions = {path.stem: onnxruntime.InferenceSession(path, options, chosen)
                           for path in folder.glob('*.onnx')}
+        # What is offered may lack its driver or libraries; ONNX Runtime then goes on with the next one.
+        self.device = next(iter(self._sessions.values())).get_providers()[0]
 
     def __call__(self, part, inputs):
         return self._sessions[part].run(None, inputs)

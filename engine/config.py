@@ -71,6 +71,8 @@ def _override(dic, item):
         value = yaml.safe_load(text)
     *parents, last = [int(part) if part.lstrip('-').isdigit() else part for part in key.split('.')]
     for part in parents:
+        if isinstance(dic, dict) and isinstance(part, str):
+            dic.setdefault(part, {})  # the check of the whole config knows which keys there are
         try:
             dic = dic[part]
         except (KeyError, IndexError, TypeError):
@@ -106,8 +108,10 @@ class _Checker:
         raise ValueError(f'{self._source(keys)}: key {key!r}: {text}')
 
     def _source(self, keys):
-        for item in self.opts:
-            if item.partition('=')[0].split('.') == [str(k) for k in keys]:
+        names = [str(key) for key in keys]
+        options = [(item, item.partition('=')[0].split('.')) for item in reversed(self.opts)]
+        for item, parts in options:
+            if parts == names:
                 return f'--opts {item}'
         for path, dic in self.chain:
             try:
@@ -116,7 +120,8 @@ class _Checker:
             except (KeyError, IndexError, TypeError):
                 continue
             return path
-        return self.chain[0][0]
+        # No file has the key: an option has set something in it, or it is missing from the file itself.
+        return next((f'--opts {item}' for item, parts in options if parts[:len(names)] == names), self.chain[0][0])
 
     def value(self, keys, value, expected):
         kinds = _kinds(expected)
@@ -267,9 +272,21 @@ class Config(paddleseg.cvlibs.Config):
         except RuntimeError as error:
             raise ValueError(f'{self.path}: {str(error).splitlines()[-1]}') from error
 
-    def save(self, path):
-        """Write the resolved config, so that a run can be repeated from its folder alone."""
-        write_atomically(path, str(self).encode())
+    def save_once(self, folder, iteration):
+        """Write the resolved config as config.yml, so that a run can be repeated from its folder alone.
+
+        The first one stays; one that says something else is kept beside it as config_from_<iteration>.yml. Returns the
+        name of the file that holds this config.
+        """
+        first, name = Path(folder) / 'config.yml', 'config.yml'
+        if first.is_file():
+            known = yaml.safe_load(first.read_text(encoding='utf-8'))
+            known['model'].pop('pretrained', None)  # a resumed run does not look for that file
+            if known == yaml.safe_load(str(self)):
+                return name
+            name = f'config_from_{iteration}.yml'
+        write_atomically(Path(folder) / name, str(self).encode())
+        return name
 
 
 class Builder(paddleseg.cvlibs.SegBuilder):

@@ -1,4 +1,4 @@
-"""What all tests share: two threads, Paddle on the CPU, a tiny toy dataset made once."""
+"""What all tests share: one thread unless OMP_NUM_THREADS says otherwise, and a toy dataset made once."""
 import os
 import sys
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+PATIENCE = 240  # seconds to wait for another process or thread; only a test that fails waits so long
 os.environ.setdefault('OMP_NUM_THREADS', '1')  # as Paddle does; the tests' tensors are small
 sys.path.insert(0, str(ROOT))
 

@@ -167,6 +167,32 @@ def test_resume_continues_as_if_nothing_had_happened(trained, tmp_path, capsys):
     assert straight.keys() == resumed.keys()
     different = [name for name in straight if not np.array_equal(straight[name].numpy(), resumed[name].numpy())]
     assert not different
+    starts = [json.loads((tmp_path / name / 'run.json').read_text())['starts'] for name in ('straight', 'resumed')]
+    assert starts[1][0] == starts[0][0] and [len(s) for s in starts] == [1, 2]
+    assert [(s['iteration'], s['arguments']['seed'], s['config']) for s in starts[1]] == [(0, 0, 'config.yml'),
+                                                                                        (2, 0, 'config.yml')]
+    assert 'continued on another machine' not in capsys.readouterr().out
+
+
+def test_a_resume_with_other_threads_is_told_in_one_line(trained, tmp_path):
+    config, _ = trained
+    command = [sys.executable, 'train.py', '--config', str(config), '--save_dir', str(tmp_path), '--save_interval', '1',
+               '--resume', 'auto', '--iters']
+    for threads, iters in ((1, 1), (2, 2)):
+        done = subprocess.run([*command, str(iters)], cwd=ROOT, capture_output=True, text=True,
+                              env={**os.environ, 'OMP_NUM_THREADS': str(threads)})
+        assert done.returncode == 0, done.stderr
+        lines = [line for line in done.stdout.splitlines() if 'continued on another machine' in line]
+        assert len(lines) == threads - 1
+    assert '(threads 1 -> 2)' in lines[0]
+    assert sorted(path.name for path in tmp_path.glob('config*')) == ['config.yml', 'config_from_1.yml']
+
+
+def test_help_explains_an_empty_list_of_gpus_to_the_launcher(capsys):
+    with pytest.raises(SystemExit):
+        train.main(['--help'])
+    text = ' '.join(capsys.readouterr().out.split())
+    assert 'env -u CUDA_VISIBLE_DEVICES' in text and 'IndexError: list index out of range' in text
 
 
 def messages(capsys, main, *argv):

@@ -12,6 +12,7 @@ from PIL import Image
 
 from datasets.cityscapes_autolabeling import CityscapesAutolabeling
 from datasets.sampling import EpochStream
+from tests.conftest import PATIENCE
 
 FINE_TOOL = 'python tools/convert_cityscapes.py --cityscapes_path '
 COARSE_TOOL = 'python tools/convert_cityscapes_autolabeling.py --dataset_root '
@@ -325,6 +326,6 @@ def test_error_in_a_worker_names_the_file(cityscapes, monkeypatch):
     dataset = CityscapesAutolabeling([], cityscapes.root)
     with pytest.raises(SystemError):
         list(paddle.io.DataLoader(dataset, batch_sampler=[[(0, 0), (0, 1)]], num_workers=2))
-    assert arrived.wait(timeout=10)
+    assert arrived.wait(timeout=PATIENCE)
     (kind, message), = errors
     assert kind is ValueError and text in message

@@ -70,6 +70,26 @@ def test_logits_are_those_of_the_plain_network_for_any_size(builder, weights, ba
         assert (found.argmax(1) == want.argmax(1)).mean() > 0.999 and len(np.unique(want.argmax(1))) > 1
 
 
+@pytest.mark.skipif('onnxruntime' not in backends.installed(), reason='not installed')
+def test_onnxruntime_takes_what_its_package_offers(builder, weights, monkeypatch, caplog):
+    import onnxruntime
+
+    asked = []
+
+    class Session(onnxruntime.InferenceSession):
+        def __init__(self, path, options, providers):
+            asked.append(providers)
+            super().__init__(path, options, ['CPUExecutionProvider'])  # as where the driver is missing
+
+    monkeypatch.setattr(onnxruntime, 'InferenceSession', Session)
+    monkeypatch.setattr(onnxruntime, 'get_available_providers', lambda: [
+        'TensorrtExecutionProvider', 'CUDAExecutionProvider', 'AzureExecutionProvider', 'CPUExecutionProvider'])
+    with caplog.at_level('INFO'):
+        backends.create(builder, weights, 'onnxruntime')
+    assert asked and all(given == ['CUDAExecutionProvider', 'CPUExecutionProvider'] for given in asked)
+    assert 'network: onnxruntime on CPUExecutionProvider, fp32' in caplog.text
+
+
 def converted(tmp_path):
     return sorted(path for path in (tmp_path / 'cache').iterdir())
 

@@ -121,10 +121,21 @@ def test_the_file_named_is_the_one_that_says_it(tmp_path):
 @pytest.mark.parametrize('opts, text', [('model.n_scales', 'found no "="'), ('modle.n_scales=1', 'did you mean model?'),
                                         ('model.n_scale=[1.0]', 'did you mean n_scales'),
                                         ('train_dataset.transforms.9.type=x', '9'),
+                                        ('options.emma=0.9', 'did you mean ema?'),
+                                        ('optoins.ema=0.9', 'did you mean options?'),
+                                        ('model.backbone.type.x=1', 'cannot be set there'),
+                                        ('test_config.scale=1', 'did you mean scales'),
                                         ('iters=abc', 'expected an integer')])
 def test_bad_overrides(opts, text):
     message = refusal(RECIPE, opts=[opts])
     assert message.startswith(f'--opts {opts}') and text in message
+
+
+def test_options_may_set_what_the_config_leaves_out(tiny_config):
+    dic = Config(tiny_config, opts=['options.ema=0.99', 'test_config.is_slide=False',
+                                    'lr_scheduler.warmup_iters=2']).dic
+    assert dic['options'] == {'ema': 0.99} and dic['test_config'] == {'is_slide': False}
+    assert dic['lr_scheduler']['warmup_iters'] == 2 and 'learning_rate' in dic['lr_scheduler']
 
 
 def test_files_that_are_no_configs(tmp_path):
@@ -240,7 +251,7 @@ def test_a_loss_with_another_ignore_index_is_refused(tiny_config, tmp_path):
 def test_a_run_folder_knows_its_classes_without_the_data(tiny_config, tmp_path):
     """The weights, config.yml and dataset.yml of a run, on a machine that has no data."""
     config = Config(tiny_config, opts=opts(dataset(tmp_path / 'data')))
-    config.save(tmp_path / 'run/config.yml')
+    config.save_once(tmp_path / 'run', 0)
     Builder(config).save_description(tmp_path / 'run')
     shutil.rmtree(tmp_path / 'data')
     builder = Builder(Config(tmp_path / 'run/config.yml', with_pretrained=False))
@@ -287,9 +298,22 @@ def test_the_cause_of_a_failed_build_is_told(tiny_config):
 
 def test_the_saved_config_is_the_resolved_one(tiny_config, tmp_path):
     config = Config(tiny_config, opts=['iters=5'])
-    config.save(tmp_path / 'run' / 'config.yml')
+    assert config.save_once(tmp_path / 'run', 0) == 'config.yml'
     assert yaml.safe_load((tmp_path / 'run' / 'config.yml').read_text()) == config.dic
     assert Config(tmp_path / 'run' / 'config.yml').dic == config.dic
+
+
+def test_a_resumed_run_keeps_the_first_config_with_its_pretrained_weights(tiny_config, tmp_path):
+    opts = ['model.pretrained=/first.pdparams']
+    Config(tiny_config, opts=opts).save_once(tmp_path, 0)
+    first = (tmp_path / 'config.yml').read_text()
+    assert '/first.pdparams' in first
+    assert Config(tiny_config, opts=opts, with_pretrained=False).save_once(tmp_path, 20) == 'config.yml'
+    assert [path.name for path in tmp_path.glob('config*')] == ['config.yml']
+    longer = Config(tiny_config, opts=opts, iters=9, with_pretrained=False)
+    assert longer.save_once(tmp_path, 20) == 'config_from_20.yml'
+    assert yaml.safe_load((tmp_path / 'config_from_20.yml').read_text())['iters'] == 9
+    assert (tmp_path / 'config.yml').read_text() == first
 
 
 def test_warm_up_through_paddleseg(tiny_config):

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from engine.watch import Watch
+from tests.conftest import PATIENCE
 
 BROWSER = next(filter(None, map(shutil.which, ('chromium', 'google-chrome', 'chromium-browser'))), None)
 PINK, GREEN = (255, 0, 255), (0, 200, 0)
@@ -34,7 +35,7 @@ def process(command, **kwargs):
 
 
 def answers(port):
-    connection = http.client.HTTPConnection('127.0.0.1', port, timeout=5)
+    connection = http.client.HTTPConnection('127.0.0.1', port, timeout=PATIENCE)
     try:
         connection.request('GET', '/alive')
         return connection.getresponse().status == 204
@@ -65,7 +66,7 @@ def address(tmp_path_factory):
     command = [sys.executable, '-m', 'visualdl.server.app', '--logdir', str(folder), '--host', '127.0.0.1',
                '--port', str(port), '--disable-telemetry']
     with open(output, 'w') as file, process(command, stdout=file, stderr=file) as server:
-        end = time.monotonic() + 30
+        end = time.monotonic() + PATIENCE
         while not answers(port):
             assert server.poll() is None and time.monotonic() < end, output.read_text()
             time.sleep(0.2)
@@ -80,7 +81,7 @@ def visit(url, folder):
                '--lang=en-US', '--accept-lang=en-US', '--window-size=1400,1000', '--virtual-time-budget=20000',
                f'--user-data-dir={folder}/profile', f'--screenshot={folder}/page.png', '--dump-dom', url]
     with process(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as browser:
-        document, _ = browser.communicate(timeout=25)
+        document, _ = browser.communicate(timeout=PATIENCE)
     return document, cv2.imread(f'{folder}/page.png')[..., ::-1].astype(int)
 
 

@@ -1,9 +1,9 @@
 """Run by test_prepare_cityscapes.py: tools/prepare_cityscapes.py slowed down, to be interrupted or killed.
 
 python kill_prepare.py run ARGUMENTS...: as the script itself.
-python kill_prepare.py kill ROOT ZIPS KILLS SEED: kills it KILLS times after a short random while, every second time the
-parent alone, and lets it end then. Last line: its exit status, the different numbers of files that there were after a
-kill, the temporary files that were seen then, the milliseconds the longest-lived orphan lived.
+python kill_prepare.py kill ROOT ZIPS KILLS SEED: kills it KILLS times, a short random while after it has begun to
+write, every second time the parent alone, and lets it end then. Last line: its exit status, the different numbers of
+files that there were after a kill, the temporary files that were seen then. It does not end while an orphan lives.
 """
 import ctypes
 import os
@@ -33,23 +33,28 @@ def main(argv):
         cli.run(prepare_cityscapes.main, argv[1:])
     root, zips, kills, seed = Path(argv[1]), argv[2], int(argv[3]), int(argv[4])
     ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER: orphans become this process's children
-    rng, counts, temporary, longest = random.Random(seed), set(), 0, 0.0
+    rng, counts, temporary = random.Random(seed), set(), 0
     for kill in range(kills):
+        there = names(root)
         child = start(root, zips)
-        time.sleep(rng.uniform(0.01, 0.25))
+        while names(root) == there and os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            time.sleep(0.002)
+        time.sleep(rng.uniform(0, 0.1))
         (os.kill if kill % 2 else os.killpg)(child, signal.SIGKILL)
-        before = time.monotonic()
         while True:  # all of them, whoever was orphaned
             try:
                 os.waitpid(-1, 0)
             except ChildProcessError:
                 break
-        longest = max(longest, time.monotonic() - before)
-        files = [path.name for path in root.rglob('*') if path.is_file()]
+        files = names(root)
         counts.add(len(files))
-        temporary += sum(name.startswith('.') and name != '.lock' for name in files)
+        temporary += sum(name.startswith('.') for name in files)
     status = os.waitstatus_to_exitcode(os.waitpid(start(root, zips), 0)[1])
-    print(status, len(counts), temporary, round(1000 * longest))
+    print(status, len(counts), temporary)
+
+
+def names(root):
+    return sorted(path.name for path in root.rglob('*') if path.name != '.lock' and path.is_file())
 
 
 def start(root, zips):

