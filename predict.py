@@ -4,7 +4,8 @@ import logging
 import sys
 from pathlib import Path
 
-from engine import cli, flags
+from common import cli, flags
+from common.errors import UserError
 
 
 def parse_args(argv):
@@ -24,10 +25,10 @@ def main(argv):
     from paddleseg.transforms import Compose
     from tqdm import tqdm
 
-    from engine import pictures
-    from engine.config import Builder, Config
-    from engine.inference import Predictor, load_model
-    from engine.prefetch import prefetch
+    from common.config import Builder, Config
+    from inference import backends, pictures
+    from inference.predictor import Predictor
+    from inference.prefetch import prefetch
 
     logger = logging.getLogger('predict')
     flags.warn_unused(args, logger)
@@ -40,7 +41,7 @@ def main(argv):
     builder.check_weights(Path(args.model_path).parent.parent)
     colors = pictures.color_table(builder.labels, args.custom_color)
     flags.check_writable(args.save_dir)
-    network = load_model(builder, args.model_path, **flags.network_options(args))
+    network = backends.create(builder, args.model_path, **flags.network_options(args))
     predict = Predictor(network, **flags.predictor_options(vars(args)))
     transforms = Compose(builder.val_transforms)
 
@@ -52,7 +53,7 @@ def main(argv):
     with pictures.Writer(args.save_dir, colors) as writer:
         for (path, name), loaded, error in tqdm(prefetch(load, images, args.num_workers), total=len(images),
                                                 desc='predict', unit='image', disable=None):
-            if error is not None and not isinstance(error, (ValueError, OSError)):
+            if error is not None and not isinstance(error, (UserError, OSError)):
                 raise error
             if error is None:
                 image, sample = loaded

@@ -3,7 +3,7 @@ import argparse
 import logging
 from pathlib import Path
 
-from engine import cli, flags
+from common import cli, flags
 
 LAUNCHER = ('Several processes: python -m paddle.distributed.launch train.py ... The launcher shares the GPUs named in '
             'CUDA_VISIBLE_DEVICES; if that variable is set but empty, it fails with "IndexError: list index out of '
@@ -46,15 +46,15 @@ def record_start(args, config, resume_from, threads, iteration, logger):
     """Keep what it takes to repeat this run: run.json gets an entry, config.yml stays the first start's."""
     import paddle
 
-    from engine import run_log
+    from training import run_record
 
-    start = run_log.entry(vars(args), paddle.get_device(), threads, paddle.distributed.get_world_size(), iteration)
-    earlier = run_log.read(Path(resume_from).parent) if resume_from else []
-    if earlier and (difference := run_log.difference(earlier[-1], start)):
+    start = run_record.entry(vars(args), paddle.get_device(), threads, paddle.distributed.get_world_size(), iteration)
+    earlier = run_record.read(Path(resume_from).parent) if resume_from else []
+    if earlier and (difference := run_record.difference(earlier[-1], start)):
         logger.warning('continued on another machine or with other threads (%s): the results are as good, but differ '
                        'in their last bits from those of a run that was never interrupted', difference)
     start['config'] = config.save_once(args.save_dir, iteration)
-    run_log.append(args.save_dir, start, earlier)
+    run_record.append(args.save_dir, start, earlier)
 
 
 def main(argv):
@@ -62,12 +62,14 @@ def main(argv):
     threads = cli.start_paddle()
     import paddle
 
-    from engine import checkpoint, watch
-    from engine.config import Builder, Config
-    from engine.evaluator import evaluate
-    from engine.files import FolderLock
-    from engine.inference import Predictor, rearranged
-    from engine.trainer import Trainer
+    from common.atomic_io import FolderLock
+    from common.config import Builder, Config
+    from inference.backends import fuse_for_inference
+    from inference.evaluation_pictures import evaluation_pictures
+    from inference.evaluator import evaluate
+    from inference.predictor import Predictor
+    from training import checkpoint, run_log
+    from training.trainer import Trainer
 
     # ---------------------------------------------------------------- what to train, and from where
     logger = logging.getLogger('train')
@@ -93,10 +95,10 @@ def main(argv):
     val_dataset = builder.val_dataset if args.do_eval else None
 
     def evaluate_model(model):
-        predictor = Predictor(rearranged(model), **flags.predictor_options(config.test_config))
+        predictor = Predictor(fuse_for_inference(model), **flags.predictor_options(config.test_config))
         result = evaluate(predictor, val_dataset, args.num_workers)
         if args.use_vdl and main_process:
-            result['pictures'] = watch.evaluation_pictures(predictor, val_dataset, builder.labels)
+            result['pictures'] = evaluation_pictures(predictor, val_dataset, builder.labels)
         return result
 
     trainer = Trainer(builder.model, dataset, builder.loss, builder.optimizer, iters=config.iters,
@@ -115,9 +117,9 @@ def main(argv):
         return trainer.run()
     record_start(args, config, resume_from, threads, trainer.state['iteration'], logger)
     builder.save_description(args.save_dir)
-    with lock, watch.Watch(args.save_dir, builder.labels.names, args.use_vdl, trainer.state['iteration'],
+    with lock, run_log.RunLog(args.save_dir, builder.labels.names, args.use_vdl, trainer.state['iteration'],
                            trainer.state['evaluated']) as record:
-        trainer.watch = record
+        trainer.run_log = record
         return trainer.run()
 
 

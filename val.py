@@ -4,7 +4,7 @@ import json
 import logging
 from pathlib import Path
 
-from engine import cli, flags
+from common import cli, flags
 
 
 def parse_args(argv):
@@ -19,11 +19,11 @@ def main(argv):
     cli.start_paddle()
     import paddle
 
-    from engine import metrics
-    from engine.config import Builder, Config
-    from engine.evaluator import evaluate
-    from engine.files import write_atomically
-    from engine.inference import Predictor, load_model
+    from common.atomic_io import write_atomically
+    from common.config import Builder, Config
+    from inference import backends, metrics
+    from inference.evaluator import evaluate
+    from inference.predictor import Predictor
 
     logger = logging.getLogger('val')
     flags.warn_unused(args, logger)
@@ -33,7 +33,7 @@ def main(argv):
     builder = Builder(config)
     flags.check_writable(report.parent)
     builder.check_weights(weights.parent.parent)
-    network = load_model(builder, args.model_path, **flags.network_options(args))
+    network = backends.create(builder, args.model_path, **flags.network_options(args))
     predict = Predictor(network, **flags.predictor_options(vars(args)))
     dataset, labels = builder.val_dataset, builder.labels
     logger.info('evaluate %s on %d images of %s', weights, len(dataset), config.val_dataset_cfg.get('dataset_root'))

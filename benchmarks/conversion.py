@@ -3,7 +3,7 @@
     python benchmarks/conversion.py [--repeat 15]
 
     loop            Pillow decodes, out[labels == id] = train_id for each of the ids 0..33, Pillow encodes
-    ours            what tools/convert_labels.py does with the bytes of a file
+    ours            what tools/cityscapes/label_conversion.py does with the bytes of a file
     decode, encode  these steps of ours alone; `rest` is the lookup and the check of the values
 
 Of two images, both saved by Pillow as the real ones are: `toy`, a drawn street (large areas, straight edges, as
@@ -33,7 +33,7 @@ def toy_labels():
     from cityscapesscripts.helpers.annotation import Annotation
     from cityscapesscripts.preparation.json2labelImg import createLabelImage
 
-    from tools.toy_scene import compose
+    from tools.toy.scene import compose
     _, objects = compose(SIZE, np.random.default_rng(0))
     annotation = Annotation()
     annotation.fromJsonText(json.dumps({'imgHeight': SIZE[0], 'imgWidth': SIZE[1], 'objects': objects}))
@@ -61,7 +61,7 @@ def class_loop(data, table):
 
 def measure(name, labels, repeat):
     from datasets.labels import CITYSCAPES
-    from tools.convert_labels import decode_label_ids, encode_png, highest_id, train_id_png
+    from tools.cityscapes.label_conversion import decode_label_ids, encode_png, highest_id, train_id_png
     data, table, highest = pillow_png(labels), CITYSCAPES.label_id_to_train_id(), highest_id(CITYSCAPES)
     buffer, train_ids = np.frombuffer(data, np.uint8), table[labels]
     candidates = {

@@ -29,7 +29,7 @@ def make(folder, count, size):
     import cv2
     import numpy as np
 
-    from tools.toy_scene import compose
+    from tools.toy.scene import compose
     (folder / 'images').mkdir()
     rng = np.random.default_rng(0)
     for i in range(count):
@@ -43,7 +43,7 @@ def make(folder, count, size):
 def timed(folder, way, seconds, train_ids):
     """Seconds of predict.py's loop, and the files that it wrote."""
     import predict
-    from engine import inference, pictures, prefetch
+    from inference import pictures, prefetch
     started, loop = [], prefetch.prefetch
 
     def stand_in(sample):

@@ -12,7 +12,7 @@ One image through MscaleOCRNet on HRNet-W48, each configuration in a process of 
     openvino, bf16         --backend openvino, the CPU's default (bf16 where the processor has it)
     onnxruntime            --backend onnxruntime
 
-`plain, fast MKL` is plain on an AMD processor with the setting that engine/cli.py makes there, without which Paddle's
+`plain, fast MKL` is plain on an AMD processor with the setting that common/cli.py makes there, without which Paddle's
 MKL takes its slowest path. `s` is the best of --repeat rounds after one to warm up (of plain: the one round), `CPU s`
 its processor time. `peak` is the peak of resident memory (on a GPU: of the memory allocated there), library, weights
 and image included. Multiply-adds are counted from the shapes. `off` is the largest difference of logits relative to
@@ -55,7 +55,7 @@ def network(args):
 
 
 def builder(args):
-    from engine.config import Builder, Config
+    from common.config import Builder, Config
     return Builder(Config(args.config, [f'model.n_scales={args.scales}'] if args.scales else [], with_pretrained=False))
 
 
@@ -63,19 +63,19 @@ def prepare(folder, args):
     """Save an image and weights: those of the flags, or random ones whose batch norm fits a toy image."""
     import paddle
 
-    from engine import cli
+    from common import cli
     cli.start_paddle()
     if args.config:
         from paddleseg.transforms import Compose
 
-        from engine import pictures
+        from inference import pictures
         image = pictures.read_image(args.image_path).astype('float32')
         image = Compose(builder(args).val_transforms)({'img': image})['img'][None]
         np.save(folder / 'image.npy', image)
         shutil.copy(args.model_path, folder / 'model.pdparams')
         args.size, args.scales = image.shape[2:], args.scales or network(args).n_scales
         return
-    from tools.toy_scene import compose
+    from tools.toy.scene import compose
     picture, _ = compose(tuple(args.size), np.random.default_rng(0))
     image = (np.asarray(picture, np.float32) / 255 - 0.45) / 0.225
     image = np.ascontiguousarray(image.transpose(2, 0, 1)[None])
@@ -139,12 +139,11 @@ def plain_macs(args):
 
 
 def lean_macs(args):
-    """Multiply-adds of models.lean_network: its graphs' convolutions and matrix products, and the fusion's rows."""
-    from engine import onnx_graph
-    from engine.backends import ENGINE_STRIP
-    from models import lean
+    """Multiply-adds of inference.fused_network: its graphs' convolutions and matrix products, and the fusion's rows."""
+    from inference import fused, onnx_writer
+    from inference.backends import ENGINE_STRIP
     model = network(args)
-    graphs = {part: onnx_graph.build(model, part) for part in onnx_graph.PARTS}
+    graphs = {part: onnx_writer.build(model, part) for part in onnx_writer.PARTS}
     channels = model.ocrnet.backbone.branch_channels
     total = 0
     for scale in args.scales:
@@ -152,7 +151,7 @@ def lean_macs(args):
         total += _graph_macs(graphs['backbone'], {'image': [1, 3, height, width]})
         sides = [(-(-height // 2**b), -(-width // 2**b)) for b in (2, 3, 4, 5)]
         rows, width = sides[0]
-        strips, counts = lean.strips(rows, [h for h, _ in sides[1:]], max(1, ENGINE_STRIP // width))
+        strips, counts = fused.strips(rows, [h for h, _ in sides[1:]], max(1, ENGINE_STRIP // width))
         last = 'logits' if scale == max(args.scales) else 'logits_and_attention'
         for s in strips:
             size = s.stop - s.start
@@ -160,7 +159,7 @@ def lean_macs(args):
                       'enlarge_shifted': s.enlarge_shifted.shape,
                       **{f'branch_{b}': [1, channels[b], counts[b - 1], sides[b][1]] for b in (1, 2, 3)}}
             total += _graph_macs(graphs['pixels'], shapes)
-            size += 0 if last == 'logits' else 2 * lean.HALO
+            size += 0 if last == 'logits' else 2 * fused.HALO
             dims = {i.name: [d.dim_value for d in i.type.tensor_type.shape.dim] for i in graphs[last].graph.input}
             total += _graph_macs(graphs[last], {**dims, 'pixels': [1, dims['pixels'][1], size, width],
                                                 **({'inside': [1, 1, size, 1]} if 'inside' in dims else {})})
@@ -200,11 +199,12 @@ def measure(name, folder, args):
     if name == 'plain':
         os.environ['MKL_DEBUG_CPU_TYPE'] = ''  # cli.start_paddle keeps what is there
     from benchmarks.training import resident_mb
-    from engine import backends, cli, flags
+    from common import cli, flags
+    from inference import backends
     cli.start_paddle()
     import paddle
 
-    from engine.inference import Predictor
+    from inference.predictor import Predictor
     from models import layers
     weights = str(folder / 'model.pdparams')
     started = time.perf_counter()

@@ -154,7 +154,7 @@ def resident_mb(field):
 
 def measure(part, configuration, args):
     """Print what a configuration takes, as JSON; save its gradient."""
-    from engine import cli
+    from common import cli
     cli.start_paddle()
     run, gradient = (losses_round if part == 'losses' else step_round)(configuration, args)
     before = resident_mb('VmRSS')

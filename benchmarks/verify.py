@@ -24,11 +24,11 @@ from PIL import Image
 from datasets.description import SPLITS, describe
 from datasets.pairing import FINE
 from tools import convert_cityscapes
-from tools.convert_labels import available_cores
+from tools.cityscapes.label_conversion import available_cores
 from tools.make_toy_cityscapes import make_toy
-from tools.report_scan import scan
+from tools.report.scan import scan
+from tools.shared.workers import results_of
 from tools.verify_dataset import verify
-from tools.workers import results_of
 
 DIFFERENT = 8
 

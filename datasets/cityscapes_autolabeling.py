@@ -8,6 +8,7 @@ import numpy as np
 import paddle
 from paddleseg.transforms import Compose
 
+from common.errors import UserError
 from datasets.class_uniform import ClassUniformOrder, centroid_records, with_centroid_crop
 from datasets.description import describe
 from datasets.labels import CITYSCAPES, IGNORE_INDEX
@@ -65,11 +66,11 @@ class CityscapesAutolabeling(paddle.io.Dataset):
     def __init__(self, transforms, dataset_root, mode='train', coarse_multiple=1, add_val=False, seed=0,
                  class_uniform=0):
         if mode not in ('train', 'val', 'test'):
-            raise ValueError(f'mode: expected train, val or test; found {mode}')
+            raise UserError(f'mode: expected train, val or test; found {mode}')
         if not 0 <= coarse_multiple < float('inf'):
-            raise ValueError(f'coarse_multiple: expected a number of at least 0; found {coarse_multiple}')
+            raise UserError(f'coarse_multiple: expected a number of at least 0; found {coarse_multiple}')
         if not 0 <= class_uniform <= 1:
-            raise ValueError(f'class_uniform: expected a share of 0..1; found {class_uniform}')
+            raise UserError(f'class_uniform: expected a share of 0..1; found {class_uniform}')
         self.class_uniform = class_uniform if mode == 'train' else 0
         if self.class_uniform:
             transforms = with_centroid_crop(transforms)
@@ -105,7 +106,7 @@ class CityscapesAutolabeling(paddle.io.Dataset):
     @seed.setter
     def seed(self, seed):
         if seed < 0:
-            raise ValueError(f'seed: expected at least 0; found {seed}')
+            raise UserError(f'seed: expected at least 0; found {seed}')
         self._seed = seed
         self._coarse_order = np.random.default_rng([seed, _COARSE_ORDER]).permutation(len(self.coarse_list))
         if self.class_uniform:

@@ -20,6 +20,7 @@ import paddleseg.transforms as T
 from PIL import ExifTags, Image, UnidentifiedImageError
 from tqdm import tqdm
 
+from common.errors import UserError
 from datasets.reading import read_image, read_label
 
 TILE = 1024
@@ -80,7 +81,7 @@ def centroid_records(pairs, label_set, root, fix, tile=TILE):
         _save(paths, records)
     absent = np.setdiff1d(range(label_set.num_classes), records[:, 1])
     if len(absent) == label_set.num_classes:
-        raise ValueError(f'{root}: expected labels that show classes, for class_uniform; found only void in '
+        raise UserError(f'{root}: expected labels that show classes, for class_uniform; found only void in '
                          f'{len(pairs)} labels; {fix}')
     if absent.size:
         logger.info('class_uniform: left out as they occur in none of %d labels: %s', len(pairs),
@@ -214,9 +215,9 @@ def with_centroid_crop(transforms):
         if isinstance(transform, T.RandomPaddingCrop):
             return [*transforms[:i], KeepCentroid(transform.crop_size), *transforms[i:]]
         if not isinstance(transform, _KEEPS_FRACTIONS):
-            raise ValueError('train_dataset.transforms: expected only resizing and changes of colour before '
+            raise UserError('train_dataset.transforms: expected only resizing and changes of colour before '
                              f'RandomPaddingCrop, for class_uniform; found {type(transform).__name__}; move it behind '
                              'RandomPaddingCrop or set class_uniform: 0')
-    raise ValueError('train_dataset.transforms: expected a RandomPaddingCrop, for class_uniform; found '
+    raise UserError('train_dataset.transforms: expected a RandomPaddingCrop, for class_uniform; found '
                      f'{", ".join(type(transform).__name__ for transform in transforms) or "no transforms"}; add one '
                      'or set class_uniform: 0')

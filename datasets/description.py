@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 import yaml
 
+from common.errors import UserError
 from datasets.labels import CITYSCAPES, IGNORE_INDEX, LabelSet
 
 FILE = 'dataset.yml'
@@ -56,16 +57,16 @@ def describe(root):
         with open(path, encoding='utf-8') as file:
             dic = yaml.safe_load(file)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f'{path}: expected YAML, found {" ".join(str(error).split())}; see datasets/description.py') \
+        raise UserError(f'{path}: expected YAML, found {" ".join(str(error).split())}; see datasets/description.py') \
             from error
     if not isinstance(dic, dict):
-        raise ValueError(f'{path}: expected keys like name and classes, found {dic!r:.60}; see datasets/description.py')
+        raise UserError(f'{path}: expected keys like name and classes, found {dic!r:.60}; see datasets/description.py')
     unknown = sorted(map(str, dic.keys() - {'name', 'ignore_index', 'classes', 'images'}))
     if unknown:
-        raise ValueError(f'{path}: expected name, ignore_index, classes, images, found {unknown[0]!r}; remove that key')
+        raise UserError(f'{path}: expected name, ignore_index, classes, images, found {unknown[0]!r}; remove that key')
     images = dic.get('images') or {}
     if not isinstance(images, dict) or any(split not in SPLITS or not _is_int(n, 0) for split, n in images.items()):
-        raise ValueError(f'{path}: key images: expected numbers of {", ".join(SPLITS)}, found {images!r:.80}; '
+        raise UserError(f'{path}: key images: expected numbers of {", ".join(SPLITS)}, found {images!r:.80}; '
                          'correct it')
     return Description(str(dic.get('name', root)), _labels(path, dic), images)
 
@@ -74,27 +75,27 @@ def _labels(path, dic):
     ignore = dic.get('ignore_index', IGNORE_INDEX)
     if 'classes' not in dic:
         if ignore != IGNORE_INDEX:
-            raise ValueError(f'{path}: key ignore_index: expected {IGNORE_INDEX} for Cityscapes\' classes, found '
+            raise UserError(f'{path}: key ignore_index: expected {IGNORE_INDEX} for Cityscapes\' classes, found '
                              f'{ignore!r}; remove it or state the classes')
         return CITYSCAPES
     classes = dic['classes']
     if not isinstance(classes, list) or not 1 <= len(classes) <= 255:
-        raise ValueError(f'{path}: key classes: expected a list of 1 to 255 classes, found {classes!r:.60}; list them')
+        raise UserError(f'{path}: key classes: expected a list of 1 to 255 classes, found {classes!r:.60}; list them')
     for i, entry in enumerate(classes):
         if not isinstance(entry, dict) or not isinstance(entry.get('name'), str) or not _is_color(entry.get('color')) \
                 or entry.keys() - {'name', 'color', 'label_id'} or not _is_int(entry.get('label_id', 0), 0, 255):
-            raise ValueError(f'{path}: key classes.{i}: expected {{name: text, color: [R, G, B]}} and perhaps '
+            raise UserError(f'{path}: key classes.{i}: expected {{name: text, color: [R, G, B]}} and perhaps '
                              f'label_id: 0-255, found {entry!r:.80}; correct it')
     names = [entry['name'] for entry in classes]
     label_ids = [entry['label_id'] for entry in classes if 'label_id' in entry]
     for what, values in (('names', names), ('label ids', label_ids)):
         if len(set(values)) < len(values):
-            raise ValueError(f'{path}: key classes: expected different {what}, found {values!r:.80}; correct it')
+            raise UserError(f'{path}: key classes: expected different {what}, found {values!r:.80}; correct it')
     if label_ids and len(label_ids) < len(names):
-        raise ValueError(f'{path}: key classes: expected a label_id for every class or for none, found '
+        raise UserError(f'{path}: key classes: expected a label_id for every class or for none, found '
                          f'{len(label_ids)} for {len(names)} classes; correct it')
     if not _is_int(ignore, len(names), 255):
-        raise ValueError(f'{path}: key ignore_index: expected {len(names)} to 255 (0 to {len(names) - 1} are classes), '
+        raise UserError(f'{path}: key ignore_index: expected {len(names)} to 255 (0 to {len(names) - 1} are classes), '
                          f'found {ignore!r}; 255 is usual')
     return LabelSet(names=tuple(names), palette=tuple(tuple(entry['color']) for entry in classes), ignore_index=ignore,
                     label_ids=tuple(label_ids))

@@ -4,6 +4,8 @@ import os
 from collections import defaultdict
 from dataclasses import dataclass, replace
 
+from common.errors import UserError
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -65,7 +67,7 @@ def find_pairs(root, layout, split):
     labels = _find_files(root, layout.labels.format(split=split), (layout.label_suffix,), layout.label_fix)
     unpaired = sorted(images.keys() ^ labels.keys())
     if unpaired:
-        raise ValueError(_describe_unpaired(unpaired, images, root, layout, split))
+        raise UserError(_describe_unpaired(unpaired, images, root, layout, split))
     return [(image, labels[name]) for name, image in images.items()]
 
 
@@ -73,7 +75,7 @@ def _find_images(root, layout, split):
     folder = layout.images.format(split=split)
     images = _find_files(root, folder, layout.image_suffixes, layout.image_fix)
     if not images:
-        raise ValueError(f'{os.path.join(root, folder)}: expected images <city>/<stem>{layout.image_suffixes[0]} (or '
+        raise UserError(f'{os.path.join(root, folder)}: expected images <city>/<stem>{layout.image_suffixes[0]} (or '
                          f'.jpg); found none; {layout.image_fix.format(root=root)}')
     return images
 
@@ -82,7 +84,7 @@ def _find_files(root, folder, suffixes, fix):
     """{'<city>/<stem>': path}, sorted. Raises ValueError for two files of one name, as an image in PNG and in JPEG."""
     path = os.path.join(root, folder)
     if not os.path.isdir(path):
-        raise ValueError(f'{path}: expected a folder of <city>/<stem>{suffixes[0]}; found {_nearest(path)}; '
+        raise UserError(f'{path}: expected a folder of <city>/<stem>{suffixes[0]}; found {_nearest(path)}; '
                          f'{fix.format(root=root)}')
     files = defaultdict(list)
     for suffix in suffixes:
@@ -90,7 +92,7 @@ def _find_files(root, folder, suffixes, fix):
             files[os.path.relpath(file, path)[:-len(suffix)]].append(file)
     for name, same in files.items():
         if len(same) > 1:
-            raise ValueError(f'{path}: expected one file for {name}; found '
+            raise UserError(f'{path}: expected one file for {name}; found '
                              f'{" and ".join(os.path.basename(file) for file in same)}; delete all but one')
     return dict(sorted((name, file) for name, (file,) in files.items()))
 

@@ -6,12 +6,14 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from common.errors import UserError
+
 
 def read_image(path):
     """Decode an image as BGR uint8 (H, W, 3). Raises ValueError if it cannot be decoded, OSError if it is gone."""
     image = cv2.imread(path, cv2.IMREAD_COLOR)
     if image is None:
-        raise ValueError(f'{path}: expected an image; found {os.path.getsize(path)} bytes that cannot be decoded; '
+        raise UserError(f'{path}: expected an image; found {os.path.getsize(path)} bytes that cannot be decoded; '
                          'unpack the file from its archive again')
     return image
 
@@ -26,7 +28,7 @@ def read_label(path, size, label_set, fix):
     """
     label, _, fault = examine_label(path, size, label_set)
     if fault:
-        raise ValueError(f'{path}: expected {fault.expected}; found {fault.found}; {fix}')
+        raise UserError(f'{path}: expected {fault.expected}; found {fault.found}; {fix}')
     return label
 
 

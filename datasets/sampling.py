@@ -4,6 +4,8 @@ from functools import lru_cache
 import numpy as np
 import paddle
 
+from common.errors import UserError
+
 _EPOCH_ORDER = 1  # second word of the seed: keeps this stream of random numbers apart from the dataset's
 
 
@@ -24,13 +26,13 @@ class EpochStream(paddle.io.BatchSampler):
     def __init__(self, dataset, batch_size, iters, start_iter=0, rank=0, world_size=1, seed=0):
         for name, value, low in (('batch_size', batch_size, 1), ('iters', iters, 0), ('seed', seed, 0)):
             if value < low:
-                raise ValueError(f'{name}: expected at least {low}; found {value}')
+                raise UserError(f'{name}: expected at least {low}; found {value}')
         if not 0 <= start_iter <= iters:
-            raise ValueError(f'start_iter: expected 0..{iters}; found {start_iter}; raise iters to train longer')
+            raise UserError(f'start_iter: expected 0..{iters}; found {start_iter}; raise iters to train longer')
         if not 0 <= rank < world_size:
-            raise ValueError(f'rank: expected 0..{world_size - 1} of {world_size} processes; found {rank}')
+            raise UserError(f'rank: expected 0..{world_size - 1} of {world_size} processes; found {rank}')
         if len(dataset) == 0:
-            raise ValueError('dataset: expected at least one sample; found none')
+            raise UserError('dataset: expected at least one sample; found none')
         super().__init__(dataset=dataset, batch_size=batch_size)
         self.length = len(dataset)
         self.iters = iters
@@ -60,5 +62,5 @@ def shard(n, rank, world_size):
     by one sample at most. Raises ValueError for a rank out of range.
     """
     if not 0 <= rank < world_size:
-        raise ValueError(f'rank: expected 0..{world_size - 1} of {world_size} processes; found {rank}')
+        raise UserError(f'rank: expected 0..{world_size - 1} of {world_size} processes; found {rank}')
     return list(range(rank, n, world_size))

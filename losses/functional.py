@@ -1,6 +1,8 @@
 """The recipe's two losses as pure functions of logits and labels, or of the statistics both have in common."""
 import paddle
 
+from common.errors import UserError
+
 from .statistics import full_precision, softmax_statistics
 
 
@@ -94,6 +96,6 @@ def _per_image(mask):
 def check_bootstrap(min_K, loss_th):
     """Raise ValueError unless `min_K` and `loss_th` make sense."""
     if min_K < 1 or min_K != int(min_K):
-        raise ValueError(f'min_K: expected a whole number of pixels, at least 1, found {min_K}; the recipe has 100000')
+        raise UserError(f'min_K: expected a whole number of pixels, at least 1, found {min_K}; the recipe has 100000')
     if not loss_th >= 0:
-        raise ValueError(f'loss_th: expected a loss of at least 0, found {loss_th}; the recipe has 0.05')
+        raise UserError(f'loss_th: expected a loss of at least 0, found {loss_th}; the recipe has 0.05')

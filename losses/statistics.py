@@ -10,6 +10,8 @@ from typing import NamedTuple
 import paddle
 from paddle.autograd import PyLayer
 
+from common.errors import UserError
+
 # Pixels per strip. On a CPU a strip of 19 float32 classes (2.5 MB) should stay in the cache, and be small enough for
 # malloc to reuse its pages: temporaries in fresh pages cost four times as much. A GPU wants few large kernels.
 CPU_STRIP = 1 << 15
@@ -169,19 +171,19 @@ def _work_dtype(logits):
 def _checked_labels(logits, labels, ignore_index):
     """Labels as int64 (N, H*W)."""
     if logits.ndim != 4:
-        raise ValueError(f'logits: expected shape (N, C, H, W), found {tuple(logits.shape)}; pass one output at a time')
+        raise UserError(f'logits: expected shape (N, C, H, W), found {tuple(logits.shape)}; pass one output at a time')
     num_images, num_classes, height, width = logits.shape
     if tuple(labels.shape) not in ((num_images, height, width), (num_images, 1, height, width)):
-        raise ValueError(f'labels: expected shape {(num_images, height, width)} to go with logits '
+        raise UserError(f'labels: expected shape {(num_images, height, width)} to go with logits '
                          f'{tuple(logits.shape)}, found {tuple(labels.shape)}; resize the logits to the labels')
     if labels.dtype not in (paddle.int64, paddle.int32, paddle.int16, paddle.uint8, paddle.int8):
-        raise ValueError(f'labels: expected integer class ids, found dtype {labels.dtype}; use int64')
+        raise UserError(f'labels: expected integer class ids, found dtype {labels.dtype}; use int64')
     labels = labels.reshape([num_images, -1])
     if labels.dtype != paddle.int64:
         labels = labels.astype('int64')
     outside = (labels != ignore_index) & ((labels < 0) | (labels >= num_classes))
     if outside.any():
         found = sorted(set(labels.masked_select(outside).tolist()))
-        raise ValueError(f'labels: expected ids 0..{num_classes - 1} or {ignore_index} (void), found {found[:5]}; '
+        raise UserError(f'labels: expected ids 0..{num_classes - 1} or {ignore_index} (void), found {found[:5]}; '
                          'map the label files to train ids')
     return labels

@@ -1,6 +1,8 @@
 """The weighted sum of the losses of all outputs: the only place where outputs, losses and coefficients meet."""
 import re
 
+from common.errors import UserError
+
 from .layers import StatisticsLoss
 from .statistics import softmax_statistics
 
@@ -29,10 +31,10 @@ def weighted_losses(logits_list, labels, losses):
     """
     types, coefs = losses['types'], losses['coef']
     if not logits_list or not types or len(types) % len(logits_list):
-        raise ValueError(f'loss.types: expected a multiple of the {len(logits_list)} outputs of the model, found '
+        raise UserError(f'loss.types: expected a multiple of the {len(logits_list)} outputs of the model, found '
                          f'{len(types)}; list one type per output, or every output once per kind of loss')
     if len(coefs) != len(types):
-        raise ValueError(f'loss.coef: expected {len(types)} numbers, one for each of loss.types, found {len(coefs)}; '
+        raise UserError(f'loss.coef: expected {len(types)} numbers, one for each of loss.types, found {len(coefs)}; '
                          'give as many')
     outputs, statistics, values = {}, {}, {}
     total = 0

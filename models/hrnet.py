@@ -2,39 +2,48 @@
 
 The variant with explicit padding that the published 87.00% weights use; parameter names are theirs.
 """
+from collections.abc import Sequence
+from functools import partial
+
 import paddle
 import paddle.nn as nn
-import paddle.nn.functional as F
 
 from models.layers import ConvBN, resize
-from models.recompute import Segment, checkpointed
+from models.operations import LAYERS, Operations, Value
+from models.recompute import Segment
 
 
 class BasicBlock(nn.Layer):
     """Two 3x3 convolutions with a shortcut; (N, channels, H, W) -> same shape."""
 
-    def __init__(self, channels):
+    def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv1 = ConvBN(channels, channels, 3)
         self.conv2 = ConvBN(channels, channels, 3, relu=False)
 
-    def forward(self, x):
-        return F.relu(x + self.conv2(self.conv1(x)))
+    def walk(self, ops: Operations, x: Value) -> Value:
+        return ops.conv_bn(self.conv2, ops.conv_bn(self.conv1, x), shortcut=x)
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        return self.walk(LAYERS, x)
 
 
 class Bottleneck(nn.Layer):
     """1x1, 3x3, 1x1 convolutions with a shortcut; (N, in_channels, H, W) -> (N, 4 * channels, H, W)."""
 
-    def __init__(self, in_channels, channels):
+    def __init__(self, in_channels: int, channels: int) -> None:
         super().__init__()
         self.conv1 = ConvBN(in_channels, channels)
         self.conv2 = ConvBN(channels, channels, 3)
         self.conv3 = ConvBN(channels, 4 * channels, relu=False)
         self.conv_down = ConvBN(in_channels, 4 * channels, relu=False) if in_channels != 4 * channels else None
 
-    def forward(self, x):
-        shortcut = x if self.conv_down is None else self.conv_down(x)
-        return F.relu(shortcut + self.conv3(self.conv2(self.conv1(x))))
+    def walk(self, ops: Operations, x: Value) -> Value:
+        shortcut = x if self.conv_down is None else ops.conv_bn(self.conv_down, x)
+        return ops.conv_bn(self.conv3, ops.conv_bn(self.conv2, ops.conv_bn(self.conv1, x)), shortcut=shortcut)
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        return self.walk(LAYERS, x)
 
 
 class Fusion(nn.LayerDict):
@@ -43,7 +52,7 @@ class Fusion(nn.LayerDict):
     From a coarser branch: 1x1 convolution, bilinear enlargement. From a finer one: a chain of stride-2 convolutions.
     """
 
-    def __init__(self, channels, name):
+    def __init__(self, channels: list[int], name: str) -> None:
         layers = {}
         for i, out in enumerate(channels):
             for j, width in enumerate(channels):
@@ -56,39 +65,49 @@ class Fusion(nn.LayerDict):
         super().__init__(layers)
         self._name = name
 
-    def _bring(self, x, i, j):
-        """Branch j's features, at the resolution and width of branch i."""
-        prefix = f'residual_{self._name}_layer_{i + 1}_{j + 1}'
-        if j > i:
-            return resize(self[prefix](x[j]), x[i].shape[2:])
-        y = x[j]
-        for k in range(i - j):
-            y = self[f'{prefix}_{k + 1}'](y)
-        return y
+    def path(self, source: int, target: int) -> list[ConvBN]:
+        """The convolutions from one branch to another, 0 the finest; from a coarser one, enlargement follows."""
+        prefix = f'residual_{self._name}_layer_{target + 1}_{source + 1}'
+        return [self[prefix]] if source > target else [self[f'{prefix}_{k + 1}'] for k in range(target - source)]
 
-    def forward(self, x):
-        return [F.relu(sum((self._bring(x, i, j) for j in range(1, len(x))), self._bring(x, i, 0)))
-                for i in range(len(x))]
+    def walk(self, ops: Operations, x: list[Value]) -> list[Value]:
+        def brought(source: int, target: int) -> Value:
+            y = x[source]
+            for layer in self.path(source, target):
+                y = ops.conv_bn(layer, y)
+            return ops.resize(y, x[target]) if source > target else y
+
+        branches = range(len(x))
+        return [ops.sum_relu(brought(source, target) for source in branches) for target in branches]
+
+    def forward(self, x: list[paddle.Tensor]) -> list[paddle.Tensor]:
+        return self.walk(LAYERS, x)
 
 
 class Module(Segment, nn.Layer):
     """Parallel branches of basic blocks, then fusion; list of (N, C_b, H / 2^b, W / 2^b) -> the same shapes."""
 
-    def __init__(self, channels, blocks, name):
+    def __init__(self, channels: list[int], blocks: int, name: str) -> None:
         super().__init__()
         self.branches_func = nn.LayerDict({
             f'bb_{name}_branch_layer_{b + 1}_{i + 1}': BasicBlock(width)
             for b, width in enumerate(channels) for i in range(blocks)})
         self.fuse_func = Fusion(channels, name)
-        self._block = f'bb_{name}_branch_layer_{{}}_{{}}'.format
-        self._blocks = blocks
+        self._names = [[f'bb_{name}_branch_layer_{b + 1}_{i + 1}' for i in range(blocks)] for b in range(len(channels))]
 
-    def forward(self, x):
+    def blocks(self, branch: int) -> list[BasicBlock]:
+        """The blocks of a branch, in order."""
+        return [self.branches_func[name] for name in self._names[branch]]
+
+    def walk(self, ops: Operations, x: list[Value]) -> list[Value]:
         x = list(x)
         for b in range(len(x)):
-            for i in range(self._blocks):
-                x[b] = self.branches_func[self._block(b + 1, i + 1)](x[b])
-        return self.fuse_func(x)
+            for block in self.blocks(b):
+                x[b] = ops.run(block, x[b])
+        return ops.run(self.fuse_func, x)
+
+    def forward(self, x: list[paddle.Tensor]) -> list[paddle.Tensor]:
+        return self.walk(LAYERS, x)
 
 
 class HRNet(nn.Layer):
@@ -97,11 +116,15 @@ class HRNet(nn.Layer):
     width: channels of the finest branch; the coarser ones have 2, 4 and 8 times as many.
     modules: number of modules in stages 2, 3 and 4. blocks: basic blocks per branch of a module.
     stem: (bottleneck blocks, their channels) of stage 1.
+
+    What the heads and the inference rely on, of any backbone: `feat_channels`; and, for the fused inference,
+    `branch_channels`, `stem_channels` and `walk`, whose branches `forward` enlarges and concatenates.
     """
 
     recompute = False  # of stage 1, as one segment; the other stages' modules have their own
 
-    def __init__(self, width, modules=(1, 4, 3), blocks=4, stem=(4, 64), in_channels=3):
+    def __init__(self, width: int, modules: Sequence[int] = (1, 4, 3), blocks: int = 4,
+                 stem: tuple[int, int] = (4, 64), in_channels: int = 3) -> None:
         super().__init__()
         depth, stem_channels = stem
         self.conv_layer1_1 = ConvBN(in_channels, 64, 3, stride=2)
@@ -121,63 +144,79 @@ class HRNet(nn.Layer):
                 (f'stage_st{stage}_{m + 1}', Module(channels[:stage], blocks, f'st{stage}_{m + 1}'))
                 for m in range(modules[stage - 2])]))
         self.branch_channels = channels
+        self.stem_channels = 4 * stem_channels
         self.feat_channels = [sum(channels)]
 
-    def _stage1(self, x):
-        return self.la1(self.conv_layer1_2(self.conv_layer1_1(x)))
+    def stages(self) -> list[tuple[list[ConvBN], list[Module]]]:
+        """Stages 2 to 4: the transitions to the branches that are new there, and the modules."""
+        return [(list(transitions.values()), list(modules)) for transitions, modules in
+                ((self.tr1, self.st2), (self.tr2, self.st3), (self.tr3, self.st4))]
 
-    def branches(self, x):
+    def _stage1(self, ops: Operations, x: Value) -> Value:
+        x = ops.conv_bn(self.conv_layer1_2, ops.conv_bn(self.conv_layer1_1, x))
+        for block in self.la1:
+            x = ops.run(block, x)
+        return x
+
+    def walk(self, ops: Operations, x: Value) -> list[Value]:
+        """The four branches of an image, as `branches` returns them."""
+        stage1 = partial(self._stage1, ops)
+        x = ops.recompute(stage1, [self.conv_layer1_1, self.conv_layer1_2, self.la1], x) if self.recompute \
+            else stage1(x)
+        branches: list[Value] = []
+        for transitions, modules in self.stages():
+            source = branches[-1] if branches else x
+            branches = branches + [ops.conv_bn(layer, source) for layer in transitions]
+            for module in modules:
+                branches = ops.run(module, branches)
+        return branches
+
+    def branches(self, x: paddle.Tensor) -> list[paddle.Tensor]:
         """List of the four branches (N, width * 2^b, ceil(H / 4 / 2^b), ceil(W / 4 / 2^b)), finest first."""
-        if self.recompute:
-            x = checkpointed(self._stage1, [self.conv_layer1_1, self.conv_layer1_2, self.la1], x)
-        else:
-            x = self._stage1(x)
-        x = self.st2([layer(x) for layer in self.tr1.values()])
-        x = self.st3(x + [self.tr2['transition_tr2_layer_3'](x[-1])])
-        return self.st4(x + [self.tr3['transition_tr3_layer_4'](x[-1])])
+        return self.walk(LAYERS, x)
 
-    def forward(self, x):
+    def forward(self, x: paddle.Tensor) -> list[paddle.Tensor]:
         branches = self.branches(x)
         return [paddle.concat([resize(b, branches[0].shape[2:]) for b in branches], axis=1)]
 
 
-def HRNet_W18_NV_Small_V1(in_channels=3):
+def HRNet_W18_NV_Small_V1(in_channels: int = 3) -> HRNet:
     return HRNet(16, modules=(1, 1, 1), blocks=2, stem=(1, 32), in_channels=in_channels)
 
 
-def HRNet_W18_NV_Small_V2(in_channels=3):
+def HRNet_W18_NV_Small_V2(in_channels: int = 3) -> HRNet:
     return HRNet(18, modules=(1, 3, 2), blocks=2, stem=(2, 64), in_channels=in_channels)
 
 
-def HRNet_W18_NV(in_channels=3):
+def HRNet_W18_NV(in_channels: int = 3) -> HRNet:
     return HRNet(18, in_channels=in_channels)
 
 
-def HRNet_W30_NV(in_channels=3):
+def HRNet_W30_NV(in_channels: int = 3) -> HRNet:
     return HRNet(30, in_channels=in_channels)
 
 
-def HRNet_W32_NV(in_channels=3):
+def HRNet_W32_NV(in_channels: int = 3) -> HRNet:
     return HRNet(32, in_channels=in_channels)
 
 
-def HRNet_W40_NV(in_channels=3):
+def HRNet_W40_NV(in_channels: int = 3) -> HRNet:
     return HRNet(40, in_channels=in_channels)
 
 
-def HRNet_W44_NV(in_channels=3):
+def HRNet_W44_NV(in_channels: int = 3) -> HRNet:
     return HRNet(44, in_channels=in_channels)
 
 
-def HRNet_W48_NV(in_channels=3):
+def HRNet_W48_NV(in_channels: int = 3) -> HRNet:
     return HRNet(48, in_channels=in_channels)
 
 
-def HRNet_W60_NV(in_channels=3):
+def HRNet_W60_NV(in_channels: int = 3) -> HRNet:
     return HRNet(60, in_channels=in_channels)
 
 
-def HRNet_W64_NV(in_channels=3):
+def HRNet_W64_NV(in_channels: int = 3) -> HRNet:
     return HRNet(64, in_channels=in_channels)
 
 

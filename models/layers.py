@@ -1,4 +1,7 @@
 """Convolution + batch norm, under the parameter names of the published weights (`_conv`, `_batch_norm`)."""
+from collections.abc import Sequence
+
+import numpy as np
 import paddle
 import paddle.nn as nn
 import paddle.nn.functional as F
@@ -6,7 +9,7 @@ import paddle.nn.functional as F
 UNFOLDED = 1 << 26  # floats in the buffer of a convolution on the CPU, 256 MB
 
 
-def batch_norm(channels):
+def batch_norm(channels: int) -> nn.Layer:
     """Batch norm over all GPUs when there are several; Paddle has no synchronised kernel for the CPU."""
     several_gpus = paddle.get_device() != 'cpu' and paddle.distributed.get_world_size() > 1
     return (nn.SyncBatchNorm if several_gpus else nn.BatchNorm2D)(channels)
@@ -19,54 +22,69 @@ class ConvBN(nn.Layer):
     names *_NV come from ('same' padding, as PaddleSeg's own HRNet has it, is one-sided there and shifts the features).
     """
 
-    def __init__(self, in_channels, out_channels, kernel_size=1, stride=1, relu=True, bias=False):
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 1, stride: int = 1, relu: bool = True,
+                 bias: bool = False) -> None:
         super().__init__()
-        self._conv = nn.Conv2D(in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2,
+        self.out_channels, self.stride, self.padding, self.relu = out_channels, stride, kernel_size // 2, relu
+        self._conv = nn.Conv2D(in_channels, out_channels, kernel_size, stride, padding=self.padding,
                                weight_attr=nn.initializer.KaimingNormal(), bias_attr=None if bias else False)
         self._batch_norm = batch_norm(out_channels)
-        self._relu = relu
 
-    def forward(self, x):
-        x = self._batch_norm(convolve(self._conv, x))
-        return F.relu(x) if self._relu else x
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        x = self._batch_norm(convolve(x, self._conv.weight, self._conv.bias, self.stride, (self.padding, self.padding)))
+        return F.relu(x) if self.relu else x
+
+    def folded(self) -> tuple[np.ndarray, np.ndarray]:
+        """(weight (out, in, k, k), bias (out,)), float32: the one convolution that the layer is in evaluation."""
+        norm = self._batch_norm
+        weight, gamma, beta, mean, variance = (
+            x.numpy().astype(np.float64)
+            for x in (self._conv.weight, norm.weight, norm.bias, norm._mean, norm._variance))
+        gain = gamma / np.sqrt(variance + norm._epsilon)
+        bias = 0 if self._conv.bias is None else self._conv.bias.numpy().astype(np.float64)
+        return (weight * gain[:, None, None, None]).astype(np.float32), (beta + (bias - mean) * gain).astype(np.float32)
 
 
-def convolve(conv, x):
-    """conv(x); on a CPU a large 3x3 convolution of stride 1 goes over strips of rows.
+def convolve(x: paddle.Tensor, weight: paddle.Tensor, bias: paddle.Tensor | None = None, stride: int = 1,
+             padding: Sequence[int] = (0, 0)) -> paddle.Tensor:
+    """Convolution with zero padding (vertical, horizontal); on a CPU in strips of rows where it would be large.
 
     Paddle's kernel there unfolds its input first, to nine times its size for 3x3: 850 MB for the 720 channels of
-    HRNet-W48 at 128x256. In strips it is no slower.
+    HRNet-W48 at 128x256. Strips of at most UNFOLDED floats are no slower.
     """
-    height, width = x.shape[2:]
-    rows = max(1, UNFOLDED // (9 * x.shape[1] * width))
-    if not x.place.is_cpu_place() or conv._kernel_size != [3, 3] or conv._stride != [1, 1] or rows >= height:
-        return conv(x)
+    size = weight.shape[2] * weight.shape[3]
+    height = (x.shape[2] + 2 * padding[0] - weight.shape[2]) // stride + 1
+    width = (x.shape[3] + 2 * padding[1] - weight.shape[3]) // stride + 1
+    rows = max(1, UNFOLDED // (size * x.shape[1] * width))
+    if size == 1 or rows >= height or not x.place.is_cpu_place():
+        return F.conv2d(x, weight, bias, stride=stride, padding=list(padding))
     strips = []
     for start in range(0, height, rows):
-        stop = min(start + rows, height)
-        above, below = int(start > 0), int(stop < height)  # rows of the neighbouring strips in place of the padding
-        strips.append(F.conv2d(x[:, :, start - above:stop + below], conv.weight, conv.bias,
-                               padding=[1 - above, 1 - below, 1, 1]))
+        first = start * stride - padding[0]
+        last = (min(start + rows, height) - 1) * stride - padding[0] + weight.shape[2]  # exclusive
+        above, below = max(-first, 0), max(last - x.shape[2], 0)  # rows of padding; others are the neighbour strips'
+        strips.append(F.conv2d(x[:, :, first + above:last - below], weight, bias, stride=stride,
+                               padding=[above, below, padding[1], padding[1]]))
     return paddle.concat(strips, axis=2)
 
 
-def classifier(in_channels, out_channels, bias=True):
+def classifier(in_channels: int, out_channels: int, bias: bool = True) -> nn.Conv2D:
     """1x1 convolution to logits, initially of about the variance of its input."""
     return nn.Conv2D(in_channels, out_channels, 1, weight_attr=nn.initializer.Normal(std=in_channels**-0.5),
                      bias_attr=None if bias else False)
 
 
-def cast(x, dtype):
-    """x in a dtype; x itself if it has it already, of which Paddle's astype makes a copy."""
+def cast(x: paddle.Tensor, dtype: paddle.dtype) -> paddle.Tensor:
+    """x in a dtype; x itself if it already has it (Paddle's astype would make a copy)."""
     return x if x.dtype == dtype else x.astype(dtype)
 
 
-def scaled_size(size, scale):
+def scaled_size(size: Sequence[int], scale: float) -> list[int]:
     """(H, W) of an image at a scale; rounded down, as in the published code."""
     return [max(1, int(side * scale)) for side in size]
 
 
-def resize(x, size):
+def resize(x: paddle.Tensor, size: Sequence[int]) -> paddle.Tensor:
     """Bilinear (N, C, H, W) -> (N, C, *size), half-pixel centres (align_corners=False); x if it has that size.
 
     The result has the dtype of x, also where automatic mixed precision interpolates in float32.
@@ -76,6 +94,6 @@ def resize(x, size):
     return cast(F.interpolate(x, size=list(size), mode='bilinear', align_corners=False), x.dtype)
 
 
-def resize_logits(x, size):
+def resize_logits(x: paddle.Tensor, size: Sequence[int]) -> paddle.Tensor:
     """As `resize`, in float32 whatever the precision of x: for what a softmax or the fusion of scales will read."""
     return resize(cast(x, paddle.float32), size)

@@ -1,6 +1,10 @@
 """Hierarchical multi-scale attention over OCRNet (Tao, Sapra, Catanzaro, arXiv:2005.10821)."""
+from collections.abc import Sequence
+
+import paddle
 import paddle.nn as nn
 
+from common.errors import UserError
 from models.layers import resize, resize_logits, scaled_size
 from models.ocr import OCRNet
 from models.recompute import set_recompute
@@ -31,9 +35,10 @@ class MscaleOCRNet(nn.Layer):
     Raises ValueError when 1.0 is not among n_scales or a scale is not positive.
     """
 
-    def __init__(self, num_classes, backbone, backbone_indices, n_scales=(0.5, 1.0, 2.0), ocr_mid_channels=512,
-                 ocr_key_channels=256, attn_channels=256, dropout=0.05, pretrained=None, fresh_head=False,
-                 recompute=False):
+    def __init__(self, num_classes: int, backbone: nn.Layer, backbone_indices: list[int],
+                 n_scales: Sequence[float] = (0.5, 1.0, 2.0), ocr_mid_channels: int = 512, ocr_key_channels: int = 256,
+                 attn_channels: int = 256, dropout: float = 0.05, pretrained: str | None = None,
+                 fresh_head: bool = False, recompute: bool = False) -> None:
         super().__init__()
         self.n_scales = check_scales(n_scales)
         self.ocrnet = OCRNet(num_classes, backbone, backbone_indices, ocr_mid_channels, ocr_key_channels, dropout)
@@ -42,10 +47,14 @@ class MscaleOCRNet(nn.Layer):
         if pretrained is not None:
             load_pretrained(self, pretrained, fresh_head)
 
-    def forward(self, x):
+    def supports_fusion(self) -> bool:
+        """Whether inference.fused can run it: a backbone of branches, whose concatenation both heads read."""
+        return hasattr(self.ocrnet.backbone, 'branch_channels') and len(set(self.ocrnet.backbone_indices)) == 1
+
+    def forward(self, x: paddle.Tensor) -> list[paddle.Tensor]:
         return self.two_scales(x) if self.training else [self.hierarchy(x, self.n_scales)]
 
-    def two_scales(self, x):
+    def two_scales(self, x: paddle.Tensor) -> list[paddle.Tensor]:
         """Training: the lower scale's attention decides between 0.5x and 1.0x, for the auxiliary logits as well."""
         size = x.shape[2:]
         # Lower scale first: the running statistics of batch norm depend on the order, and the published ones have it.
@@ -58,7 +67,7 @@ class MscaleOCRNet(nn.Layer):
         joint_aux = resize(low_attention * low_aux, size) + rest * high_aux
         return [joint, joint_aux, resize(low, size), high]
 
-    def hierarchy(self, x, scales):
+    def hierarchy(self, x: paddle.Tensor, scales: Sequence[float]) -> paddle.Tensor:
         """Evaluation, eq. (1) of the paper applied from the highest scale down: (N, 3, H, W) -> logits (N, K, H, W)."""
         fused = None
         for scale in sorted(scales, reverse=True):
@@ -72,21 +81,22 @@ class MscaleOCRNet(nn.Layer):
                 fused = resize(attention * logits, size) + (1 - resize(attention, size)) * fused
         return fused
 
-    def attention_map(self, x, scale):
+    def attention_map(self, x: paddle.Tensor, scale: float) -> paddle.Tensor:
         """How far a scale is trusted over the next higher one: (N, 3, H, W) -> (N, 1, H, W) in (0, 1), for pictures."""
         return resize(self._logits_and_attention(x, scale, attend=True)[1], x.shape[2:])
 
-    def _scaled(self, x, scale):
+    def _scaled(self, x: paddle.Tensor, scale: float) -> paddle.Tensor:
         """The image at a scale."""
         return resize(x, scaled_size(x.shape[2:], scale))
 
-    def _one_scale(self, x, scale):
+    def _one_scale(self, x: paddle.Tensor, scale: float) -> list[paddle.Tensor]:
         """(logits, auxiliary logits, attention) of the image at a scale, at the size of the scaled image."""
         x = self._scaled(x, scale)
         logits, aux, ocr = self.ocrnet(x)
         return [resize_logits(y, x.shape[2:]) for y in (logits, aux, self.scale_attn(ocr))]
 
-    def _logits_and_attention(self, x, scale, attend):
+    def _logits_and_attention(self, x: paddle.Tensor, scale: float,
+                              attend: bool) -> tuple[paddle.Tensor, paddle.Tensor | None]:
         """As _one_scale without the auxiliary logits, and with attention only where it is used (not at the top)."""
         x = self._scaled(x, scale)
         logits, _, ocr = self.ocrnet(x)
@@ -94,10 +104,10 @@ class MscaleOCRNet(nn.Layer):
         return resize_logits(logits, size), resize_logits(self.scale_attn(ocr), size) if attend else None
 
 
-def check_scales(scales):
+def check_scales(scales: Sequence[float]) -> list[float]:
     """The scales as a list of floats; ValueError unless they are positive and 1.0 is one of them."""
     scales = [float(scale) for scale in scales]
     if 1.0 not in scales or min(scales) <= 0:
-        raise ValueError(f'model.n_scales: expected positive scales with 1.0 among them, found {scales}; '
+        raise UserError(f'model.n_scales: expected positive scales with 1.0 among them, found {scales}; '
                          'add 1.0, the scale at which logits are returned')
     return scales

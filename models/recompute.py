@@ -6,6 +6,8 @@ pass, which paddle.DataParallel mistakes for a second gradient where a parameter
 not run on the CPU of Paddle 2.6; and both update the running statistics of batch norm twice.
 """
 import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import paddle
 from paddle import nn
@@ -17,18 +19,18 @@ class Segment:
     """Mixin, in front of nn.Layer, for a layer that runs as `checkpointed` where its `recompute` is set."""
     recompute = False
 
-    def __call__(self, *inputs):
+    def __call__(self, *inputs: Any) -> Any:
         return checkpointed(super().__call__, [self], *inputs) if self.recompute else super().__call__(*inputs)
 
 
-def set_recompute(model, recompute):
+def set_recompute(model: nn.Layer, recompute: bool) -> None:
     """Set `recompute` of all layers that have it: segments, and layers some of whose parts are one."""
     for layer in model.sublayers(include_self=True):
         if hasattr(layer, 'recompute'):
             layer.recompute = recompute
 
 
-def checkpointed(function, layers, *inputs):
+def checkpointed(function: Callable[..., Any], layers: Sequence[nn.Layer], *inputs: Any) -> Any:
     """function(*inputs), of which only the inputs are kept for the backward pass; there it runs a second time.
 
     function: tensors or lists of tensors -> tensor or list of tensors. layers: all whose parameters or running
@@ -47,7 +49,7 @@ def checkpointed(function, layers, *inputs):
 class _Call:
     """A call of a function, and what it takes to repeat it: random state, automatic mixed precision."""
 
-    def __init__(self, function, layers, inputs):
+    def __init__(self, function: Callable[..., Any], layers: Sequence[nn.Layer], inputs: Any) -> None:
         self._function, self._layers, self._inputs = function, layers, _structure(inputs)
         self._random_state = paddle.get_rng_state()
         tracer = _dygraph_tracer()
@@ -57,13 +59,13 @@ class _Call:
         self.parameters = [p for layer in layers for p in layer.parameters() if not p.stop_gradient]
         self.result = None
 
-    def run(self, tensors):
+    def run(self, tensors: Sequence[paddle.Tensor]) -> tuple[paddle.Tensor, ...]:
         """Tensors in, tensors out; `result` is the structure the function gave them."""
         result = self._function(*paddle.utils.pack_sequence_as(self._inputs, list(tensors)))
         self.result = _structure(result)
         return tuple(paddle.utils.flatten(result))
 
-    def repeat(self, tensors):
+    def repeat(self, tensors: Sequence[paddle.Tensor]) -> tuple[paddle.Tensor, ...]:
         """As `run`, for the backward pass: with a graph, and without a trace in statistics or random numbers."""
         random_state = paddle.get_rng_state()
         paddle.set_rng_state(self._random_state)
@@ -78,14 +80,14 @@ class _Recomputed(PyLayer):
     """(what to run, its inputs, its parameters) -> its outputs."""
 
     @staticmethod
-    def forward(ctx, call, *tensors):
+    def forward(ctx: Any, call: _Call, *tensors: paddle.Tensor) -> tuple[paddle.Tensor, ...]:
         inputs = tensors[:len(tensors) - len(call.parameters)]
         ctx.call = call
         ctx.save_for_backward(*inputs)
         return call.run(inputs)
 
     @staticmethod
-    def backward(ctx, *gradients):
+    def backward(ctx: Any, *gradients: paddle.Tensor) -> tuple[paddle.Tensor | None, ...]:
         inputs = []
         for tensor in ctx.saved_tensor():
             inputs.append(tensor.detach())
@@ -97,7 +99,7 @@ class _Recomputed(PyLayer):
 
 
 @contextlib.contextmanager
-def _frozen(layers):
+def _frozen(layers: Sequence[nn.Layer]) -> Iterator[None]:
     """Batch norm in training mode, but its running statistics stay: at momentum 1 they are replaced by themselves."""
     norms = [x for layer in layers for x in layer.sublayers(include_self=True)
              if isinstance(x, (nn.BatchNorm2D, nn.SyncBatchNorm))]
@@ -111,5 +113,5 @@ def _frozen(layers):
             norm._momentum = momentum
 
 
-def _structure(tensors):
+def _structure(tensors: Any) -> Any:
     return paddle.utils.map_structure(lambda _: None, tensors)

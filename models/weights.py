@@ -1,8 +1,12 @@
 """Loading weights strictly: what is missing, unexpected or of another shape is listed and refused."""
 import logging
 import os
+from collections.abc import Sequence
 
+import numpy as np
 import paddle
+
+from common.errors import FileError, UserError
 
 logger = logging.getLogger(__name__)
 
@@ -10,28 +14,28 @@ CLASSIFIERS = ('ocrnet.head.cls_head.', 'ocrnet.head.aux_head.1.')
 ATTENTION = 'scale_attn.'
 
 
-def check_path(path):
+def check_path(path: str | os.PathLike) -> None:
     """FileNotFoundError with one line if there is no file."""
     if not os.path.isfile(path):
-        raise FileNotFoundError(f'{path}: expected a weights file (.pdparams), found '
+        raise FileError(f'{path}: expected a weights file (.pdparams), found '
                                 f'{"a folder" if os.path.isdir(path) else "nothing"}; check the path')
 
 
-def read(path):
+def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """State dict {name: array} of a .pdparams file; ValueError or FileNotFoundError with one line if it is none."""
     check_path(path)
     try:
         state = paddle.load(path, return_numpy=True)
     except Exception as error:  # pickle and Paddle raise all kinds, down to EOFError and RuntimeError
-        raise ValueError(f'{path}: expected weights saved by paddle.save, found a file that does not load '
+        raise UserError(f'{path}: expected weights saved by paddle.save, found a file that does not load '
                          f'({type(error).__name__}); download or copy it again') from error
     if not isinstance(state, dict) or not all(hasattr(value, 'shape') for value in state.values()):
-        raise ValueError(f'{path}: expected a state dict of arrays, found {type(state).__name__}; '
+        raise UserError(f'{path}: expected a state dict of arrays, found {type(state).__name__}; '
                          'is it an optimizer state (.pdopt)?')
     return state
 
 
-def load_weights(model, path, skip=()):
+def load_weights(model: paddle.nn.Layer, path: str | os.PathLike, skip: Sequence[str] = ()) -> None:
     """Load every entry of `path` into `model`, by name.
 
     skip: prefixes of names that may keep their values in the model, whatever the file has for them.
@@ -41,7 +45,7 @@ def load_weights(model, path, skip=()):
     _assign(model, read(path), path, skip)
 
 
-def load_pretrained(model, path, fresh_head=False):
+def load_pretrained(model: paddle.nn.Layer, path: str | os.PathLike, fresh_head: bool = False) -> None:
     """Weights to start training from: as load_weights, with two named exceptions.
 
     A file without any scale attention (OCRNet trained without it, with or without the prefix `ocrnet.`) leaves the
@@ -59,7 +63,8 @@ def load_pretrained(model, path, fresh_head=False):
     _assign(model, state, path, skip)
 
 
-def _assign(model, state, path, skip):
+def _assign(model: paddle.nn.Layer, state: dict[str, np.ndarray], path: str | os.PathLike,
+            skip: Sequence[str]) -> None:
     skip = tuple(skip)
     target = {name: value for name, value in model.state_dict().items() if not (skip and name.startswith(skip))}
     state = {name: value for name, value in state.items() if not (skip and name.startswith(skip))}
@@ -73,7 +78,7 @@ def _assign(model, state, path, skip):
                if len(reshaped) == len(problems) and all(name.startswith(CLASSIFIERS) for name in reshaped)
                else 'use the config that these weights were trained with')
         more = [f'... and {len(problems) - 10} more'] if len(problems) > 10 else []
-        raise ValueError('\n  '.join(
+        raise UserError('\n  '.join(
             [f'{path}: expected the {len(target)} entries of {type(model).__name__}, found {len(state)}, of which '
              f'{len(problems)} do not fit; {fix}', *problems[:10], *more]))
     model.set_state_dict(state)

@@ -13,8 +13,8 @@ from PIL import Image
 import predict
 import train
 import val
+from common import cli
 from datasets.labels import CITYSCAPES
-from engine import cli
 from tests.conftest import ROOT
 
 
@@ -112,7 +112,7 @@ def test_predict_keeps_folders_and_reports_what_is_no_image(trained, toy, tmp_pa
 
 
 def test_predict_equals_the_model_run_by_hand(trained, toy, tmp_path):
-    from engine.config import Builder, Config
+    from common.config import Builder, Config
 
     config, folder = trained
     weights = folder / 'iter_3' / 'model.pdparams'

@@ -12,9 +12,9 @@ from PIL import Image
 import predict
 import train
 import val
+from common import cli
 from datasets.cityscapes_autolabeling import CityscapesAutolabeling
 from datasets.description import describe
-from engine import cli
 from tests.conftest import ROOT
 from tools import prepare_folder
 
@@ -165,8 +165,8 @@ def test_class_uniform_sampling_of_a_jpeg_that_is_turned(own, tmp_path):
 
 @pytest.mark.parametrize('count', [1, 255])
 def test_the_fewest_and_the_most_classes(tiny_config, tmp_path, count):
-    from engine.config import Builder, Config
-    from engine.trainer import Trainer
+    from common.config import Builder, Config
+    from training.trainer import Trainer
     rng = np.random.default_rng(0)
     for i in range(2):
         for kind, pixels in (('photos', rng.integers(0, 256, (*SIZE, 3), np.uint8)),

@@ -27,7 +27,8 @@ from pathlib import Path
 if __name__ == '__main__':
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from engine import cli, flags
+from common import cli, flags
+from common.errors import UserError
 
 
 def parse_args(argv):
@@ -60,14 +61,14 @@ def confident(predict, sample):
     import paddle
     import paddle.nn.functional as F
 
-    from engine.inference import undo
+    from inference.predictor import undo
 
     logits = predict.logits(paddle.to_tensor(np.asarray(sample['img'])).unsqueeze(0))
     with paddle.no_grad():
         logits = undo(logits, sample.get('trans_info', ())).astype('float32')
         confidence = F.softmax(logits, axis=1).max(axis=1)[0].numpy()
     if not np.isfinite(confidence).all():
-        raise FloatingPointError('expected finite logits, found NaN or infinity; check --model_path')
+        raise UserError('expected finite logits, found NaN or infinity; check --model_path')
     # In float64, where the product is exact: rounded up, a confidence could pass a threshold that it is below.
     confidence = np.floor(confidence.astype(np.float64) * 255).astype(np.uint8)
     return logits.argmax(axis=1)[0].numpy().astype(np.uint8), confidence
@@ -75,9 +76,9 @@ def confident(predict, sample):
 
 def predict_all(predict, transforms, label_set, jobs, num_workers, bar):
     """Write prediction and confidence of every job. Returns one line per image that cannot be read."""
-    from engine import pictures
-    from engine.prefetch import prefetch
-    from tools import autolabel_files as files
+    from inference import pictures
+    from inference.prefetch import prefetch
+    from tools.autolabelling import files
 
     failed = []
 
@@ -88,7 +89,7 @@ def predict_all(predict, transforms, label_set, jobs, num_workers, bar):
         for job, sample, error in prefetch(load, jobs, num_workers):
             if error is None:
                 yield job, *confident(predict, sample)
-            elif isinstance(error, (ValueError, OSError)):
+            elif isinstance(error, (UserError, OSError)):
                 failed.append(str(error) if str(job.image) in str(error) else f'{job.image}: {error}')
                 bar.advance()
             else:
@@ -106,13 +107,13 @@ def label_all(label_set, jobs, level, truths, num_workers, bar):
     """Write the labels of jobs that have predictions; without `level` only count.
 
     Returns int64 (histogram (K, 256), confusion with ground truth (K, K), the same of the kept pixels), see
-    tools.autolabel_thresholds.
+    tools.autolabelling.thresholds.
     """
     import numpy as np
 
-    from engine import metrics
-    from engine.prefetch import prefetch
-    from tools import autolabel_files as files
+    from inference import metrics
+    from inference.prefetch import prefetch
+    from tools.autolabelling import files
 
     classes, ignore = label_set.num_classes, label_set.ignore_index
     to_label_id = label_set.train_id_to_label_id()
@@ -176,12 +177,12 @@ def main(argv=None):
     import paddle
     from paddleseg.transforms import Compose
 
+    from common.atomic_io import FolderLock
+    from common.config import Builder, Config
     from datasets.sampling import shard
-    from engine.config import Builder, Config
-    from engine.files import FolderLock
-    from engine.inference import Predictor, load_model
-    from tools import autolabel_files as files
-    from tools import autolabel_thresholds as thresholds
+    from inference import backends
+    from inference.predictor import Predictor
+    from tools.autolabelling import files, thresholds
 
     logger = logging.getLogger('autolabel')
     rank, world_size = paddle.distributed.get_rank(), paddle.distributed.get_world_size()
@@ -217,7 +218,7 @@ def main(argv=None):
         mine = [jobs[i] for i in shard(len(jobs), rank, world_size)]
         todo, failed = [job for job in mine if not job.predicted], []
         if todo:
-            network = load_model(builder, args.model_path, **flags.network_options(args))
+            network = backends.create(builder, args.model_path, **flags.network_options(args))
             predict = Predictor(network, **options)
             with Bar('predict', left, rank, world_size) as bar:
                 failed = predict_all(predict, Compose(builder.val_transforms), label_set, todo, args.num_workers, bar)

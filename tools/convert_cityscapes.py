@@ -12,9 +12,10 @@ from pathlib import Path
 if __name__ == '__main__':
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from common import cli
+from common.errors import FileError
 from datasets.description import describe
-from engine import cli
-from tools.convert_labels import available_cores, convert_all, describe_folder
+from tools.cityscapes.label_conversion import available_cores, convert_all, describe_folder
 
 SOURCE, POLYGONS, TARGET = '_gtFine_labelIds.png', '_gtFine_polygons.json', '_gtFine_labelTrainIds.png'
 
@@ -24,7 +25,7 @@ def find_jobs(root):
     folder = Path(root) / 'gtFine'
     stems = {str(path).removesuffix(ending) for ending in (SOURCE, POLYGONS) for path in folder.glob(f'*/*/*{ending}')}
     if not stems:
-        raise FileNotFoundError(
+        raise FileError(
             f'{folder}: expected label images gtFine/<split>/<city>/*{SOURCE}, found none (--cityscapes_path {root}: '
             f'{describe_folder(Path(root))}); extract gtFine_trainvaltest.zip there')
     return [tuple(Path(stem + ending) for ending in (SOURCE, POLYGONS, TARGET)) for stem in sorted(stems)]

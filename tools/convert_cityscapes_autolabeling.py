@@ -13,11 +13,12 @@ from pathlib import Path
 if __name__ == '__main__':
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from common import cli
+from common.errors import FileError, UserError
 from datasets.description import describe
 from datasets.pairing import COARSE, find_pairs
-from engine import cli
-from tools.autolabel_files import SETTINGS, recall
-from tools.convert_labels import available_cores, convert_all, describe_folder
+from tools.autolabelling.files import SETTINGS, recall
+from tools.cityscapes.label_conversion import available_cores, convert_all, describe_folder
 
 SOURCE, TARGET, ENDING = 'refinement_final/train_extra', COARSE.labels, COARSE.label_suffix
 LEFTOVER = 'tmp'  # the released archive holds such a folder, which is no city
@@ -29,7 +30,7 @@ def find_jobs(root):
     folder = root / SOURCE
     sources = sorted(path for path in folder.glob(f'*/*{ENDING}') if path.parent.name != LEFTOVER)
     if not sources:
-        raise FileNotFoundError(
+        raise FileError(
             f'{folder}: expected label images {SOURCE}/<city>/*{ENDING}, found none (--dataset_root {root}: '
             f'{describe_folder(root)}); extract the auto-labels (refinement_final) there or make them with '
             'tools/autolabel.py')
@@ -43,12 +44,12 @@ def check_origin(root, label_set):
     if made is None:
         return
     if not made['complete']:
-        raise ValueError(f'{path}: expected finished labels, found those of a tools/autolabel.py that has not ended; '
+        raise UserError(f'{path}: expected finished labels, found those of a tools/autolabel.py that has not ended; '
                          'run its command again first')
     classes = made['settings'].get('classes', {})
     for key, expected in (('names', label_set.names), ('label_ids', label_set.label_ids)):
         if tuple(classes.get(key, ())) != expected:
-            raise ValueError(f'{path}: expected classes with the {key} of {root}, found others; make the labels with '
+            raise UserError(f'{path}: expected classes with the {key} of {root}, found others; make the labels with '
                              'a config and weights of the same dataset.yml')
 
 

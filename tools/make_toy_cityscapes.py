@@ -24,11 +24,12 @@ from cityscapesscripts.preparation.json2labelImg import createLabelImage
 from PIL import Image
 from tqdm import tqdm
 
+from common import cli
+from common.atomic_io import write_atomically
+from common.errors import FileError, UserError
 from datasets.description import FILE, SPLITS
-from engine import cli
-from engine.files import write_atomically
-from tools.toy_scene import compose
-from tools.toy_zips import write_zips
+from tools.toy.scene import compose
+from tools.toy.zips import write_zips
 
 MARKER = 'toy_cityscapes.json'  # says that a folder is a toy data set, and which one
 VERSION = 1  # of the drawings: the same arguments and version give the same bytes
@@ -53,10 +54,10 @@ def make_toy(out, size=(128, 256), train=80, val=20, extra=40, seed=0, test=0, a
     out = Path(out).absolute()
     counts = {'train': train, 'val': val, 'train_extra': extra, 'test': test}
     if min(counts.values()) < 0 or seed < 0:
-        raise ValueError(f'numbers of images and the seed must be 0 or more, found train {train}, val {val}, '
+        raise UserError(f'numbers of images and the seed must be 0 or more, found train {train}, val {val}, '
                          f'extra {extra}, test {test}, seed {seed}')
     if min(size) < SMALLEST:
-        raise ValueError(f'size must be at least {SMALLEST} {SMALLEST} (H W), found {size[0]} {size[1]}')
+        raise UserError(f'size must be at least {SMALLEST} {SMALLEST} (H W), found {size[0]} {size[1]}')
     identity = {'version': VERSION, 'size': list(size), 'seed': seed, **counts, 'zips': as_zips}
     for key in ('test', 'zips'):  # as a folder says that was made before there were such
         if not identity[key]:
@@ -94,16 +95,16 @@ def _is_there(out, identity):
     if not out.exists():
         return False
     if not out.is_dir():
-        raise NotADirectoryError(f'{out}: expected a folder for the toy data set, found a file; choose another --out')
+        raise FileError(f'{out}: expected a folder for the toy data set, found a file; choose another --out')
     if not any(out.iterdir()):
         return False
     marker = out / MARKER
     if not marker.is_file():
-        raise FileExistsError(f'{out}: expected a new or empty folder, found one with other files ({_some(out)}); '
+        raise FileError(f'{out}: expected a new or empty folder, found one with other files ({_some(out)}); '
                               f'choose another --out')
     found = marker.read_text().strip()
     if found != json.dumps(identity):
-        raise FileExistsError(f'{out}: found another toy data set, {found}, expected {json.dumps(identity)}; '
+        raise FileError(f'{out}: found another toy data set, {found}, expected {json.dumps(identity)}; '
                               f'choose another --out or delete that folder')
     return True
 

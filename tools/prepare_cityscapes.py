@@ -32,16 +32,17 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from common import cli
+from common.atomic_io import FolderLock
+from common.errors import UserError
 from datasets.description import describe
 from datasets.pairing import COARSE
 from datasets.pairing import CORRUPT as CORRUPT_NAME
-from engine import cli
-from engine.files import FolderLock
 from tools import convert_cityscapes
 from tools import convert_cityscapes_autolabeling as autolabeling
-from tools.archives import AUTO, DESCRIPTION, EXTRA, FINE, KINDS, find_archives
-from tools.convert_labels import available_cores, convert_all, describe_folder
-from tools.unpacking import check_target, gigabytes, plan, read, remove_leftovers, unpack
+from tools.cityscapes.archives import AUTO, DESCRIPTION, EXTRA, FINE, KINDS, find_archives
+from tools.cityscapes.label_conversion import available_cores, convert_all, describe_folder
+from tools.cityscapes.unpacking import check_target, gigabytes, plan, read, remove_leftovers, unpack
 
 CORRUPT = CORRUPT_NAME + autolabeling.ENDING
 UNUSED = '.unused'
@@ -58,7 +59,7 @@ def prepare(root, zips, num_workers):
     check_target(root, [])
     if not archives and not any((root / folder).is_dir() for folder in (
             'leftImg8bit', 'gtFine', 'leftImg8bit_trainextra', COARSE.labels, 'refinement_final')):
-        raise ValueError(_nothing(root, zips))
+        raise UserError(_nothing(root, zips))
     describe(root)
 
     for archive in archives.values():
@@ -176,7 +177,7 @@ def main(argv=None):
     cli.add_debug_flag(parser)
     args = parser.parse_args(argv)
     if args.num_workers < 0:
-        raise ValueError(f'--num_workers: expected 0 or more, found {args.num_workers}')
+        raise UserError(f'--num_workers: expected 0 or more, found {args.num_workers}')
     status = 0
     if args.zips is not None or not args.verify:
         status = prepare(Path(args.dataset_root), args.zips, args.num_workers)

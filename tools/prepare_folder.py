@@ -3,7 +3,7 @@
     python tools/prepare_folder.py --images photos --masks masks --mapping classes.yml --out data/mine
     python train.py --config data/mine/train.yml --do_eval --save_dir output/mine
 
-The mask of a/b.jpg is a/b.png. classes.yml says what the masks' values or colours mean (tools/folder_mapping.py):
+The mask of a/b.jpg is a/b.png. classes.yml says what the masks' values or colours mean (tools/own_data/mapping.py):
     0: road
     1: car
     255: void        # ignored
@@ -27,15 +27,16 @@ from tqdm import tqdm
 if __name__ == '__main__':
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from common import cli
+from common.atomic_io import write_atomically
+from common.errors import FileError, UserError
 from datasets.description import FILE, Description, describe
 from datasets.pairing import FINE
 from datasets.reading import read_image
-from engine import cli
-from engine.files import write_atomically
-from tools.convert_labels import available_cores, describe_folder
-from tools.folder_mapping import read_mapping
-from tools.folder_pairs import check_masks, pair_files, split_by_lists, split_by_shares
-from tools.workers import DiskFull, results_of
+from tools.cityscapes.label_conversion import available_cores, describe_folder
+from tools.own_data.mapping import read_mapping
+from tools.own_data.pairs import check_masks, pair_files, split_by_lists, split_by_shares
+from tools.shared.workers import DiskFull, results_of
 
 BASE = Path(__file__).resolve().parents[1] / 'configs/mscale_ocr_cityscapes_autolabel_mapillary.yml'
 MAPPING, CONFIG = 'mapping.yml', 'train.yml'
@@ -68,7 +69,7 @@ def prepare(job, mapping, mapping_time):
         if job.mask:
             label = mapping.read(job.mask)
             if label.shape != size:
-                raise ValueError(f'{job.mask}: expected a mask of its image\'s size {size}, found {label.shape} '
+                raise UserError(f'{job.mask}: expected a mask of its image\'s size {size}, found {label.shape} '
                                  f'(height, width){_turned(job.image, label.shape == size[::-1])}; make the mask again')
         copied = job.image.suffix.lower() in COPIED
         picture = job.image.read_bytes() if copied else _png(read_image(str(job.image)))
@@ -105,7 +106,7 @@ def _check_image(path):
     except (ValueError, OSError, Image.DecompressionBombError) as error:
         found = (f'one that cannot be read ({error})' if 'truncated' in str(error) else
                  f'{path.stat().st_size} bytes that are none' if path.exists() else 'a link to nothing')
-        raise OSError(f'{path}: expected an image, found {found}; copy it again or leave it out') from None
+        raise FileError(f'{path}: expected an image, found {found}; copy it again or leave it out') from None
     return size
 
 
@@ -131,7 +132,7 @@ def plan(pairs, splits, out):
         city = folder.replace('/', '_') or TOP
         other = taken.setdefault((split, city, stem), image)
         if other != image:
-            raise ValueError(f'{image}: expected a name of its own, found {city}/{stem} for {other} as well, as '
+            raise UserError(f'{image}: expected a name of its own, found {city}/{stem} for {other} as well, as '
                              'folders become one level; rename a folder')
         suffix = COPIED.get(image.suffix.lower(), '.png')
         image_out = out / FINE.images.format(split=split) / city / f'{stem}_leftImg8bit{suffix}'
@@ -146,27 +147,27 @@ def check_out(out, sources, labels, jobs):
     sources: {flag: folder}. Returns a Description, or None where there is none yet.
     """
     if out.exists() and not out.is_dir():
-        raise NotADirectoryError(f'--out {out}: expected a folder, found a file; choose another')
+        raise FileError(f'--out {out}: expected a folder, found a file; choose another')
     real = out.resolve()
     for flag, folder in sources.items():
         folder = Path(folder).resolve()
         if folder == real or folder in real.parents or real in folder.parents:
-            raise ValueError(f'--out {out}: expected a folder apart from {flag}, found one within the other; choose '
+            raise UserError(f'--out {out}: expected a folder apart from {flag}, found one within the other; choose '
                              'another')
     if not out.exists() or all(path.name.startswith('.') for path in out.iterdir()):
         return None
     if not (out / FILE).is_file():
-        raise FileExistsError(f'--out {out}: expected a new or empty folder or one made by this script, found '
+        raise FileError(f'--out {out}: expected a new or empty folder or one made by this script, found '
                               f'{describe_folder(out)}; choose another')
     found = describe(str(out))
     if (found.labels.names, found.labels.ignore_index) != (labels.names, labels.ignore_index):
-        raise FileExistsError(f'{out / FILE}: expected the classes of the mapping, {_listed(labels.names)}, found '
+        raise FileError(f'{out / FILE}: expected the classes of the mapping, {_listed(labels.names)}, found '
                               f'{_listed(found.labels.names)}; choose another --out or delete that folder')
     ours = {path for job in jobs for path in (job.image_out, job.label_out)}
     others = sorted(path for top in ('leftImg8bit', 'gtFine') for path in (out / top).rglob('*')
                     if path not in ours and path.is_file() and not path.name.startswith('.'))
     if others:
-        raise FileExistsError(f'--out {out}: expected nothing but what this command makes, found {len(others)} other '
+        raise FileError(f'--out {out}: expected nothing but what this command makes, found {len(others)} other '
                               f'files like {others[0]} (of other images, or of another split); delete them or that '
                               'folder, or choose another --out')
     return found
@@ -181,8 +182,8 @@ def write_description(out, found, labels, splits):
         try:
             write_atomically(out / FILE, text.encode())
         except OSError as error:
-            raise OSError(f'--out {out}: expected a folder to write into, found "{error.strerror}"; choose another or '
-                          'change its permission') from None
+            raise FileError(f'--out {out}: expected a folder to write into, found "{error.strerror}"; choose another '
+                            'or change its permission') from None
 
 
 def prepare_all(jobs, mapping, mapping_time, num_workers):
@@ -215,11 +216,11 @@ def config_text(base, out, sizes, num_classes):
     cli.start_paddle()
     import yaml
 
-    from engine.config import Config
+    from common.config import Config
 
     dic = Config(base).dic
     if dic['train_dataset']['type'] != 'CityscapesAutolabeling':
-        raise ValueError(f'--base_config {base}: expected train_dataset.type CityscapesAutolabeling, found '
+        raise UserError(f'--base_config {base}: expected train_dataset.type CityscapesAutolabeling, found '
                          f'{dic["train_dataset"]["type"]}; choose one of configs/')
     mine = {'_base_': os.path.relpath(os.path.realpath(base), os.path.realpath(out)), 'model': {},
             'train_dataset': {'dataset_root': str(out), 'coarse_multiple': 0},
@@ -279,9 +280,9 @@ def main(argv=None):
     cli.add_debug_flag(parser)
     args = parser.parse_args(argv)
     if args.num_workers < 0:
-        raise ValueError(f'--num_workers: expected 0 or more, found {args.num_workers}')
+        raise UserError(f'--num_workers: expected 0 or more, found {args.num_workers}')
     if not os.path.isfile(args.base_config):
-        raise FileNotFoundError(f'--base_config {args.base_config}: expected a file, found nothing; see configs/')
+        raise FileError(f'--base_config {args.base_config}: expected a file, found nothing; see configs/')
     out = Path(args.out)
     mapping = read_mapping(args.mapping)
     pairs = pair_files(args.images, args.masks, args.mask_suffix)

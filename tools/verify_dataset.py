@@ -24,15 +24,17 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from common import cli
+from common.atomic_io import write_atomically
+from common.errors import FileError, UserError
 from datasets.description import OFFICIAL, SPLITS, describe
 from datasets.reading import examine_label
-from engine import cli, pictures
-from engine.files import write_atomically
-from tools.convert_labels import available_cores, seem_train_ids
-from tools.dataset_report import to_html
-from tools.report_scan import scan
-from tools.report_screen import say, say_report
-from tools.workers import results_of
+from inference import pictures
+from tools.cityscapes.label_conversion import available_cores, seem_train_ids
+from tools.report.page import to_html
+from tools.report.scan import scan
+from tools.report.screen import say, say_report
+from tools.shared.workers import results_of
 
 PICTURES = 8  # per split in the report
 PICTURE_SIDE = 400
@@ -48,9 +50,9 @@ def verify(root, num_workers=None, report_dir=None):
     root = os.fspath(root)
     folder = os.fspath(report_dir or root)
     if num_workers is not None and num_workers < 0:
-        raise ValueError(f'--num_workers: expected 0 or more, found {num_workers}')
+        raise UserError(f'--num_workers: expected 0 or more, found {num_workers}')
     if not os.path.isdir(root):
-        raise FileNotFoundError(f'--dataset_root {root}: expected the folder of a dataset, found '
+        raise FileError(f'--dataset_root {root}: expected the folder of a dataset, found '
                                 f'{"a file" if os.path.exists(root) else "nothing"}; correct the path')
     description = describe(root)
     _check_writable(folder)
@@ -203,7 +205,7 @@ def _check_writable(folder):
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise OSError(f'{folder}: expected a folder where dataset_report.html and .json can be written, found '
+        raise FileError(f'{folder}: expected a folder where dataset_report.html and .json can be written, found '
                       f'"{error.strerror}"; give another one as --report_dir') from error
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from engine import cli
+from common import cli
 from tools import prepare_cityscapes
 
 

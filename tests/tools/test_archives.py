@@ -7,8 +7,9 @@ import zipfile
 
 import pytest
 
-from tools.archives import AUTO, EXTRA, FINE, IMAGES, MAX_MEMBER, find_archives, open_archive
-from tools.unpacking import read
+from common.errors import FileError
+from tools.cityscapes.archives import AUTO, EXTRA, FINE, IMAGES, MAX_MEMBER, find_archives, open_archive
+from tools.cityscapes.unpacking import read
 
 PHOTO = 'leftImg8bit/train/aachen/aachen_000000_000019_leftImg8bit.png'
 
@@ -181,7 +182,7 @@ def test_names_in_other_scripts(tmp_path):
 
 
 def test_folder_of_archives(tmp_path):
-    with pytest.raises(FileNotFoundError, match='--zips .*nowhere: expected a folder.*found nothing'):
+    with pytest.raises(FileError, match='--zips .*nowhere: expected a folder.*found nothing'):
         find_archives(tmp_path / 'nowhere')
     assert find_archives(tmp_path) == []
     write_zip(tmp_path / IMAGES.name, photos(1))

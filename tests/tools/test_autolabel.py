@@ -12,12 +12,12 @@ import pytest
 from cityscapesscripts.helpers.labels import trainId2label
 
 import train
+from common import cli
 from datasets.labels import CITYSCAPES
-from engine import cli
-from engine.inference import Predictor, load_model
+from inference.predictor import Predictor, load_model
 from tests.conftest import PATIENCE, ROOT
 from tools import autolabel, convert_cityscapes_autolabeling
-from tools import autolabel_files as files
+from tools.autolabelling import files
 
 LABEL_IDS = np.array([trainId2label[i].id for i in range(19)], np.uint8)
 IMAGES = 'leftImg8bit_trainextra/leftImg8bit/train_extra'
@@ -54,7 +54,7 @@ def pngs(folder):
 @pytest.fixture(scope='module')
 def trained(toy, tmp_path_factory):
     """(config, weights) of a tiny network that is random but sure of itself: confidences from 0.1 to 1."""
-    from engine.config import Builder, Config
+    from common.config import Builder, Config
 
     folder = tmp_path_factory.mktemp('trained')
     config = folder / 'tiny.yml'
@@ -116,7 +116,7 @@ def outputs(root):
 # ---------------------------------------------------------------- predictions and confidences
 
 def test_values_are_the_softmax_of_the_averaged_logits(made, trained):
-    from engine.config import Builder, Config
+    from common.config import Builder, Config
     predict = Predictor(load_model(Builder(Config(trained[0])), str(trained[1])))
     found = outputs(made)
     images = sorted((made / IMAGES).rglob('*.png'))
@@ -189,7 +189,7 @@ def test_budget_equals_sorting(root, again, capsys):
 # ---------------------------------------------------------------- resuming, several processes, broken images
 
 def test_a_second_run_changes_nothing_and_needs_no_network(root, again, made, inferences, monkeypatch):
-    monkeypatch.setattr('engine.inference.load_model', lambda *_: pytest.fail('weights loaded for nothing'))
+    monkeypatch.setattr('inference.predictor.load_model', lambda *_: pytest.fail('weights loaded for nothing'))
     assert again() is None
     assert contents(root / LABELS) == contents(made / LABELS) and not inferences
 

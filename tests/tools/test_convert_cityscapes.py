@@ -10,8 +10,9 @@ from cityscapesscripts.helpers.labels import labels as reference_labels
 from cityscapesscripts.preparation.json2labelImg import json2labelImg
 from PIL import Image
 
+from common.errors import FileError
 from datasets.labels import CITYSCAPES
-from tools import convert_labels
+from tools.cityscapes import label_conversion
 from tools.convert_cityscapes import main
 from tools.make_toy_cityscapes import make_toy
 
@@ -125,9 +126,9 @@ def test_interrupted_run_continues(toy, tmp_path, monkeypatch, capsys):
         written.append(path)
         write(path, data, flush)
 
-    write = convert_labels.write_atomically
+    write = label_conversion.write_atomically
     with monkeypatch.context() as patch:
-        patch.setattr(convert_labels, 'write_atomically', interrupted)
+        patch.setattr(label_conversion, 'write_atomically', interrupted)
         with pytest.raises(KeyboardInterrupt):
             run(toy)
     assert set(converted(toy)) == set(written) and len(written) == 2
@@ -276,10 +277,10 @@ def test_classes_are_those_of_dataset_yml(toy):
 
 def test_missing_folder(tmp_path):
     (tmp_path / 'leftImg8bit').mkdir()
-    with pytest.raises(FileNotFoundError, match=r'gtFine: expected label.*found none.*leftImg8bit.*extract') as info:
+    with pytest.raises(FileError, match=r'gtFine: expected label.*found none.*leftImg8bit.*extract') as info:
         run(tmp_path)
     assert '\n' not in str(info.value)
-    with pytest.raises(FileNotFoundError, match='nowhere: nothing'):
+    with pytest.raises(FileError, match='nowhere: nothing'):
         run(tmp_path / 'nowhere')
 
 

@@ -7,6 +7,7 @@ import pytest
 from cityscapesscripts.helpers.labels import labels as reference_labels
 from PIL import Image
 
+from common.errors import FileError
 from tools.convert_cityscapes_autolabeling import main
 from tools.make_toy_cityscapes import make_toy
 
@@ -108,7 +109,7 @@ def test_sources_are_not_changed(toy):
 
 def test_missing_folder(tmp_path):
     (tmp_path / 'refinement_final').mkdir()
-    with pytest.raises(FileNotFoundError, match=r'train_extra: expected label images.*found none.*extract') as info:
+    with pytest.raises(FileError, match=r'train_extra: expected label images.*found none.*extract') as info:
         run(tmp_path)
     assert '\n' not in str(info.value)
 

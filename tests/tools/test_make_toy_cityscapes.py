@@ -14,6 +14,7 @@ from cityscapesscripts.preparation.json2instanceImg import createInstanceImage
 from cityscapesscripts.preparation.json2labelImg import json2labelImg
 from PIL import Image
 
+from common.errors import FileError
 from datasets.description import describe
 from datasets.labels import CITYSCAPES
 from tools import make_toy_cityscapes
@@ -211,17 +212,17 @@ def test_same_arguments_again_write_nothing(toy):
 
 def test_other_arguments_do_not_touch_a_toy_data_set(toy):
     before = contents(toy)
-    with pytest.raises(FileExistsError, match=r'another toy data set.*"seed": 5.*"seed": 6.*choose another --out'):
+    with pytest.raises(FileError, match=r'another toy data set.*"seed": 5.*"seed": 6.*choose another --out'):
         make_toy(toy, SIZE, train=4, val=3, extra=3, seed=6)
     assert contents(toy) == before
 
 
 def test_other_files_are_not_touched(tmp_path):
     (tmp_path / 'thesis.txt').write_text('chapter one')
-    with pytest.raises(FileExistsError, match=r'expected a new or empty folder.*thesis\.txt.*choose another --out'):
+    with pytest.raises(FileError, match=r'expected a new or empty folder.*thesis\.txt.*choose another --out'):
         make_toy(tmp_path, SIZE, 1, 0, 0, 0)
     assert contents(tmp_path) == {'thesis.txt': b'chapter one'}
-    with pytest.raises(NotADirectoryError, match='found a file'):
+    with pytest.raises(FileError, match='found a file'):
         make_toy(tmp_path / 'thesis.txt', SIZE, 1, 0, 0, 0)
 
 

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
+from common.errors import FileError
 from datasets.pairing import COARSE, find_pairs
 from tests.tools.prepared import AUTO, EXTRA, FINE, IMAGES, by_formula, check_tree, errors, files, read, rewrite, run
 from tools import prepare_cityscapes
@@ -77,7 +78,7 @@ def test_nothing_to_work_with(root, zips, tmp_path):
     assert all(name in str(info.value) for name in (IMAGES, FINE, EXTRA, AUTO))
     assert 'https://www.cityscapes-dataset.com/downloads/' in str(info.value) and 'drive.google' in str(info.value)
     assert '\n' not in str(info.value) and not root.exists()
-    with pytest.raises(FileNotFoundError, match='--zips .*nowhere: expected a folder'):
+    with pytest.raises(FileError, match='--zips .*nowhere: expected a folder'):
         run(root, tmp_path / 'nowhere')
     with pytest.raises(ValueError, match='--num_workers: expected 0 or more, found -1'):
         run(root, zips, -1)

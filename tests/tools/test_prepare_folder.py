@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import yaml
 
+from common.config import Config
 from datasets.description import describe
 from datasets.labels import CITYSCAPES
 from datasets.pairing import FINE, find_pairs
-from engine.config import Config
 from tests.conftest import ROOT
 from tests.tools.folders import (
     COLORS,
@@ -31,7 +31,7 @@ from tests.tools.folders import (
     written,
 )
 from tools import prepare_folder
-from tools.folder_pairs import pair_files, split_by_lists
+from tools.own_data.pairs import pair_files, split_by_lists
 
 # ---------------------------------------------------------------- what is written
 

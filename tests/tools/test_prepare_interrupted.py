@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from engine import cli
-from engine.files import FolderLock
+from common import cli
+from common.atomic_io import FolderLock
+from common.errors import FileError
 from tests.conftest import PATIENCE
 from tests.tools.prepared import check_tree, errors, files, run
-from tools import unpacking
+from tools.cityscapes import unpacking
 from tools.prepare_cityscapes import main
-from tools.workers import DiskFull, results_of
+from tools.shared.workers import DiskFull, results_of
 
 DRIVER = str(Path(__file__).with_name('kill_prepare.py'))
 pytestmark = pytest.mark.usefixtures('verified')
@@ -96,7 +97,7 @@ def test_links_of_the_user(root, zips, drawn, tmp_path):
     assert len(list(disk.glob('tree/leftImg8bit_trainextra/*/*/*/*.png'))) == 5
     assert run(root, zips) == 0
     (disk / 'photos').rename(disk / 'unmounted')
-    with pytest.raises(NotADirectoryError, match='leftImg8bit: expected a folder, found a link to .*photos, '):
+    with pytest.raises(FileError, match='leftImg8bit: expected a folder, found a link to .*photos, '):
         run(root, zips)
 
 
@@ -106,7 +107,7 @@ def test_a_file_where_a_folder_should_be(root, zips, place):
     path = root / place
     path.parent.mkdir(parents=True)
     path.write_text('mine')
-    with pytest.raises(NotADirectoryError, match=f'{path}: expected a folder, found a file; move it away'):
+    with pytest.raises(FileError, match=f'{path}: expected a folder, found a file; move it away'):
         run(root, zips)
     assert path.read_text() == 'mine' and list(files(root)) in ([], [place])
 

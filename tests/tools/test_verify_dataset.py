@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 import datasets.description
+from common import cli
 from datasets.description import Description
 from datasets.labels import CITYSCAPES
-from engine import cli
 from tests.conftest import PATIENCE, ROOT
 from tests.tools import spoil
 from tests.tools.spoil import images, labels, read, save
-from tools import report_scan, verify_dataset
+from tools import verify_dataset
+from tools.report import scan
 from tools.verify_dataset import verify
 
 OWN = """
@@ -54,7 +55,7 @@ def official(data, monkeypatch):
     """The toy as if it were Cityscapes: no dataset.yml, and one more image in train_extra expected than there is."""
     (data / 'dataset.yml').unlink()
     small = Description('Cityscapes', CITYSCAPES, {'train': 6, 'val': 3, 'test': 2, 'train_extra': 7})
-    for module in (datasets.description, report_scan, verify_dataset):
+    for module in (datasets.description, scan, verify_dataset):
         monkeypatch.setattr(module, 'OFFICIAL', small)
     return data
 
@@ -167,7 +168,7 @@ def test_one_mistake(data, capsys, mistake, kind, found, fix):
     assert (problem['kind'], problem['split'], problem['file']) == (kind, 'train', str(path.relative_to(data)))
     assert found in problem['found'] and fix.format(root=data) in problem['fix']
     output = capsys.readouterr().out
-    assert f'train: {report_scan.KINDS[kind]} (1)\n  {problem["file"]}: {problem["found"]}\n  fix: ' in output
+    assert f'train: {scan.KINDS[kind]} (1)\n  {problem["file"]}: {problem["found"]}\n  fix: ' in output
     assert '\n1 problem of 1 kind in 15 images; see ' in output
     assert report(data)['splits']['val']['problems'] == 0
 

@@ -1,0 +1,83 @@
+"""Writing files so that a reader, or a kill at any moment, never meets half of one."""
+import fcntl
+import hashlib
+import os
+import platform
+import tempfile
+from pathlib import Path
+
+from common.errors import UserError
+
+
+def write_atomically(path: str | os.PathLike, data: bytes, flush: bool = True) -> None:
+    """Write bytes to a temporary file in the same folder, flush it to disk, rename it to `path`.
+
+    flush: False is 20 times as fast for a small file. A kill still leaves all or nothing, but a power cut can leave an
+    empty file: for what can be made again, and is looked at before it is trusted.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.')
+    try:
+        with os.fdopen(handle, 'wb') as file:
+            file.write(data)
+            if flush:
+                file.flush()
+                os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+        if flush:
+            flush_folder(path.parent)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def flush_folder(path: str | os.PathLike) -> None:
+    """Make renames in a folder survive a power cut."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sha256_of(path: str | os.PathLike) -> str:
+    """Hexadecimal SHA-256 of a file."""
+    digest = hashlib.sha256()
+    with open(path, 'rb') as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+class FolderLock:
+    """Held by the one run that writes into a folder; released when the process ends, however it ends."""
+
+    def __init__(self, folder: str | os.PathLike, flag: str = '--save_dir') -> None:
+        """UserError, which calls the folder by its flag, if another process holds it."""
+        path = Path(folder) / '.lock'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = open(path, 'a+')  # noqa: SIM115 (open as long as the lock is held)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._file.seek(0)
+            owner = self._file.read().strip() or 'unknown'
+            raise UserError(f'{flag} {folder}: expected no other run to write there, found {owner}; wait for it, '
+                             f'or choose another {flag}') from None
+        self._file.truncate(0)
+        self._file.write(f'process {os.getpid()} on {platform.node()}')
+        self._file.flush()
+
+    def __enter__(self) -> 'FolderLock':
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

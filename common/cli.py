@@ -1,0 +1,106 @@
+"""What the command lines share: threads, devices, one-line errors, exit statuses. Does not import Paddle by itself."""
+import argparse
+import logging
+import os
+import sys
+import tempfile
+import traceback
+import warnings
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from common.errors import UserError
+
+EXIT_ERROR = 1
+
+
+def add_debug_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('--debug', action='store_true', help='show the traceback of an error')
+
+
+def run(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = None) -> NoReturn:
+    """Run a script: `main(argv)` returns its exit status (None is 0). Never returns.
+
+    UserError, FileError and what the operating system refuses (an OSError with its number) are what a user can mend:
+    their text is printed as one `error:` line, status 1. Anything else is a defect of ours: one line that says so and
+    names a file with the traceback. `--debug` shows the traceback in both cases.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    status: int | None
+    try:
+        status = main(arguments)
+    except KeyboardInterrupt:
+        print('interrupted', file=sys.stderr)
+        status = 130
+    except UserError as error:
+        status = _report(f'error: {error}', error, arguments)
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            text = f'{error.filename}: {error.strerror}' if error.filename else str(error)
+            status = _report(f'error: {text}', error, arguments)
+        else:
+            first = (str(error).strip().splitlines() or [''])[0]
+            status = _report(f'internal error: {type(error).__name__}: {first}; this is a defect, please report it with '
+                             f'{_keep_traceback(error)}', error, arguments)
+    sys.exit(status)
+
+
+def _report(line: str, error: BaseException, arguments: Sequence[str]) -> int:
+    if '--debug' in arguments:
+        traceback.print_exception(type(error), error, error.__traceback__)
+    print(line, file=sys.stderr)
+    return EXIT_ERROR
+
+
+def _keep_traceback(error: BaseException) -> str:
+    """Write the traceback and the command into a temporary file; returns what the error line says of it."""
+    try:
+        handle, path = tempfile.mkstemp(prefix='mscale_ocrnet_error_', suffix='.txt')
+        with os.fdopen(handle, 'w') as file:
+            file.write(f'{" ".join(sys.argv)}\n')
+            traceback.print_exception(type(error), error, error.__traceback__, file=file)
+    except OSError:
+        return 'the traceback that --debug shows'
+    return f'the traceback in {path}'
+
+
+def start_paddle() -> int:
+    """Import Paddle with all cores (it takes one unless OMP_NUM_THREADS is set), start logging, join other processes.
+
+    Returns the number of threads. Under paddle.distributed.launch, whose own import of Paddle has put
+    OMP_NUM_THREADS=1 into the environment, the cores are divided among the processes of this machine.
+    """
+    chosen = os.environ.get('OMP_NUM_THREADS')
+    local_processes = int(os.environ.get('PADDLE_LOCAL_SIZE', 1))
+    if 'PADDLE_TRAINER_ID' in os.environ and chosen == '1':
+        chosen = None
+    warnings.filterwarnings('ignore', message='No ccache found')
+    warnings.filterwarnings('ignore', message='When training, we now always track global mean and variance')
+    if 'AuthenticAMD' in _processor():
+        # The MKL inside Paddle's CPU build takes its slowest path on AMD's processors unless told that they have AVX2.
+        # It costs the last digits: results differ in rounding from a run without it.
+        os.environ.setdefault('MKL_DEBUG_CPU_TYPE', '5')
+    # First OpenCV with the system's zlib: loaded after Paddle 2.6, half of zlib's calls of itself would end in the zlib
+    # that is built into Paddle, and the first PNG in a segmentation fault.
+    import cv2  # noqa: F401
+    import paddle
+
+    threads = int(chosen) if chosen else max(1, len(os.sched_getaffinity(0)) // local_processes)
+    paddle.base.core.set_num_threads(threads)
+    paddle.set_flags({'FLAGS_paddle_num_threads': threads})
+    logging.basicConfig(level=logging.INFO, stream=sys.stdout, force=True,
+                        format='%(asctime)s [%(levelname)s]\t%(message)s', datefmt='%Y-%m-%d %H:%M:%S')
+    if paddle.distributed.get_world_size() > 1:
+        paddle.distributed.init_parallel_env()
+    if paddle.distributed.get_rank() > 0:
+        logging.disable(logging.INFO)
+    return threads
+
+
+def _processor() -> str:
+    try:
+        with open('/proc/cpuinfo') as file:
+            text = file.read()
+    except OSError:
+        return ''
+    return text if 'avx2' in text else ''

@@ -1,0 +1,92 @@
+"""Flags that all scripts that predict share, and what follows from them. Does not import Paddle: --help is quick."""
+import os
+
+from common.errors import FileError, UserError
+
+BACKENDS = ('auto', 'paddle', 'openvino', 'onnxruntime')
+PRECISIONS = ('fp32', 'bf16', 'fp16')
+
+
+def add_inference_flags(parser, aug_flag):
+    """--config, --model_path and PaddleSeg's test-time flags; aug_flag is --aug_eval or --aug_pred."""
+    parser.add_argument('--config', required=True, help='YAML file, see configs/')
+    parser.add_argument('--model_path', required=True, help='weights to load (.pdparams)')
+    parser.add_argument('--num_workers', type=int, default=2, help='threads that decode images ahead (0: none)')
+    parser.add_argument(aug_flag, dest='aug', action='store_true', help='obey --scales and the flips')
+    parser.add_argument('--scales', nargs='+', type=float, default=[1.0],
+                        help="scales of the input, on top of the model's own n_scales")
+    parser.add_argument('--flip_horizontal', action='store_true', help='average with the mirrored image')
+    parser.add_argument('--flip_vertical', action='store_true', help='average with the image upside down')
+    parser.add_argument('--is_slide', action='store_true', help='run in a sliding window (less memory)')
+    parser.add_argument('--crop_size', nargs=2, type=int, metavar=('W', 'H'), help='size of the window')
+    parser.add_argument('--stride', nargs=2, type=int, metavar=('W', 'H'), help='step of the window')
+    parser.add_argument('--backend', choices=BACKENDS, default='auto',
+                        help='what runs the network; auto: Paddle on a GPU, the fastest that is installed on a CPU')
+    parser.add_argument('--precision', choices=PRECISIONS, default='fp32',
+                        help='of the network, where backend and processor have it; fusion and argmax stay fp32')
+    parser.add_argument('--memory_limit', type=float, metavar='GB',
+                        help='use no more (estimated): smaller strips, then windows, as far as needed')
+    parser.add_argument('--no_cache', action='store_true',
+                        help='convert the network for OpenVINO or ONNX Runtime again, and do not keep it')
+    parser.add_argument('--opts', nargs='+', default=[], metavar='KEY=VALUE', help='override keys of the config')
+
+
+def predictor_options(flags):
+    """Arguments of inference.predictor.Predictor from PaddleSeg's names, as flags or as the config's test_config.
+
+    PaddleSeg says (w, h) for crop_size and stride; everything behind this function says (H, W).
+    """
+    result = {}
+    if flags.get('aug') or flags.get('aug_eval'):
+        scales = flags.get('scales') or 1.0
+        result = {'scales': list(scales) if isinstance(scales, (list, tuple)) else [float(scales)],
+                  'flip_horizontal': bool(flags.get('flip_horizontal')),
+                  'flip_vertical': bool(flags.get('flip_vertical'))}
+        if min(result['scales']) <= 0:
+            raise UserError(f'--scales: expected numbers above 0, found {result["scales"]}; correct them')
+    if flags.get('is_slide'):
+        for name in ('crop_size', 'stride'):
+            value = flags.get(name)
+            if not value or len(value) != 2 or min(value) < 1:
+                raise UserError(f'--{name}: expected width and height in pixels with --is_slide, found {value}; '
+                                 f'for example --crop_size 1024 512 --stride 768 384')
+            result[name] = tuple(reversed(value))
+    if flags.get('memory_limit') is not None:
+        if flags['memory_limit'] <= 0:
+            raise UserError(f'--memory_limit: expected gigabytes above 0, found {flags["memory_limit"]}; correct it')
+        result['memory_limit'] = flags['memory_limit'] * 2**30
+    return result
+
+
+def network_options(args):
+    """Arguments of inference.predictor.load_model from the flags."""
+    return {'backend': args.backend, 'precision': args.precision, 'cache': not args.no_cache}
+
+
+def warn_unused(args, logger):
+    """PaddleSeg ignores these flags silently unless --aug_eval / --aug_pred / --is_slide is there."""
+    if not args.aug and (args.flip_horizontal or args.flip_vertical or args.scales != [1.0]):
+        logger.warning('--scales and flips have no effect without --aug_eval (val.py) or --aug_pred (elsewhere)')
+    if not args.is_slide and (args.crop_size or args.stride):
+        logger.warning('--crop_size and --stride have no effect without --is_slide')
+
+
+def describe(args):
+    """Short name of the test-time settings, for file names: '', '_flip', '_slide1024x512', ..."""
+    name = ''
+    if args.aug:
+        name += ''.join(f'_{scale:g}' for scale in args.scales) if args.scales != [1.0] else ''
+        name += '_flip' * args.flip_horizontal + '_vflip' * args.flip_vertical
+    if args.is_slide:
+        name += '_slide' + 'x'.join(map(str, args.crop_size)) + 'by' + 'x'.join(map(str, args.stride))
+    return name
+
+
+def check_writable(folder):
+    """Fail before hours of work, not after them."""
+    existing = folder
+    while not os.path.exists(existing):
+        existing = os.path.dirname(os.path.abspath(existing))
+    if not os.path.isdir(existing) or not os.access(existing, os.W_OK):
+        raise FileError(f'{folder}: expected a folder to write results into, found one without write permission; '
+                      'change the permission or copy the weights elsewhere')

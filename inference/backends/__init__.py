@@ -1,0 +1,95 @@
+"""What runs the network for inference: Paddle, OpenVINO or ONNX Runtime, behind one function `create`.
+
+A new backend is a file here with an inference.fused_network.Executor, and a line in BACKENDS.
+"""
+import importlib
+import importlib.util
+import logging
+import os
+from typing import Any, NamedTuple
+
+import paddle
+
+from common.errors import UserError
+from inference import memory
+from inference.backends.paddle_backend import PaddleExecutor
+from inference.converted import converted
+from inference.fused_network import FusedNetwork
+from models.weights import load_weights
+
+logger = logging.getLogger(__name__)
+
+
+class Backend(NamedTuple):
+    """executor: 'module:class', of a folder of inference.converted and a precision. packages: what it needs."""
+    executor: str
+    packages: tuple[str, ...]
+
+
+# The fastest on a CPU first. Paddle runs the model itself, without conversion.
+BACKENDS = {
+    'openvino': Backend('inference.backends.openvino_backend:OpenVINOExecutor', ('openvino', 'onnx')),
+    'onnxruntime': Backend('inference.backends.onnxruntime_backend:OnnxRuntimeExecutor', ('onnxruntime', 'onnx')),
+    'paddle': Backend('inference.backends.paddle_backend:PaddleExecutor', ()),
+}
+
+
+def installed() -> list[str]:
+    """The backends whose packages are there, the fastest first."""
+    return [name for name, backend in BACKENDS.items() if all(map(importlib.util.find_spec, backend.packages))]
+
+
+def create(builder: Any, model_path: str | os.PathLike, backend: str = 'auto', precision: str = 'fp32',
+           cache: bool = True) -> Any:
+    """The network of a config with these weights, ready to evaluate: (1, 3, H, W) float32 tensor -> [logits].
+
+    builder: common.config.Builder. backend: 'auto' is Paddle on a GPU, and on a CPU the fastest that is installed.
+    precision: of the network; the fusion of scales and argmax are float32 always. cache: keep what is converted for
+    OpenVINO and ONNX Runtime, and use what was kept.
+    Returns a FusedNetwork, or the model itself where it is of another kind (Paddle, fp32).
+    Raises UserError, with one line that names what would work, for a backend that is not installed or fails, and for a
+    precision that it or the processor does not have.
+    """
+    available = installed()
+    if backend != 'auto' and backend not in available:
+        packages = BACKENDS[backend].packages if backend in BACKENDS else ('-r requirements.txt',)
+        raise UserError(f'--backend {backend}: expected one that is installed ({", ".join(available)}), found none of '
+                        f'that name; pip install {" ".join(packages)}')
+    model = builder.model
+    if not _supports_fusion(model):
+        if backend not in ('auto', 'paddle') or precision != 'fp32':
+            raise UserError(f'--backend {backend} --precision {precision}: expected a MscaleOCRNet on an HRNet, found '
+                            f'{type(model).__name__}, which runs with --backend paddle --precision fp32 only')
+        return _loaded(model, model_path)
+    chosen = backend
+    if backend == 'auto':
+        chosen = 'paddle' if paddle.get_device() != 'cpu' else available[0]
+    if chosen == 'paddle':
+        network = fuse_for_inference(_loaded(model, model_path), precision)
+    else:
+        with converted(model, model_path, cache) as folder:
+            scales, footprint = model.n_scales, memory.footprint(model)
+            del model
+            builder.release_model()  # Paddle's copy of the weights, 0.3 GB of W48, is not needed again
+            module, _, name = BACKENDS[chosen].executor.partition(':')
+            executor = getattr(importlib.import_module(module), name)(folder, precision)
+            network = FusedNetwork(executor, scales, footprint)
+    logger.info('network: %s on %s, %s', chosen, network.executor.device, precision)
+    return network
+
+
+def fuse_for_inference(model: Any, precision: str = 'fp32') -> Any:
+    """A model in evaluation mode as it runs fastest in Paddle, with its present weights; itself if that is all."""
+    if not _supports_fusion(model):
+        return model
+    return FusedNetwork(PaddleExecutor(model, precision), model.n_scales, memory.footprint(model))
+
+
+def _supports_fusion(model: Any) -> bool:
+    return hasattr(model, 'supports_fusion') and model.supports_fusion()
+
+
+def _loaded(model: Any, model_path: str | os.PathLike) -> Any:
+    load_weights(model, model_path)
+    model.eval()
+    return model

@@ -1,0 +1,33 @@
+"""ONNX Runtime, on what its installed package offers."""
+from pathlib import Path
+
+import numpy as np
+
+from common.errors import UserError
+from inference.backends.engine import EngineExecutor, threads
+
+PROVIDERS = ('CUDAExecutionProvider', 'CPUExecutionProvider')  # the fastest first
+
+
+class OnnxRuntimeExecutor(EngineExecutor):
+    """Parts as ONNX Runtime's sessions."""
+    name = 'onnxruntime'
+
+    def __init__(self, folder: Path, precision: str) -> None:
+        super().__init__(folder)
+        import onnxruntime
+        if precision != 'fp32':
+            raise UserError(f'--precision {precision}: expected fp32 with --backend onnxruntime; leave it out, or try '
+                            '--backend openvino')
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.log_severity_level = threads(), 3
+        options.enable_cpu_mem_arena = False  # it never gives back the largest image's memory
+        offered = onnxruntime.get_available_providers()
+        chosen = [name for name in PROVIDERS if name in offered]
+        self._sessions = {path.stem: onnxruntime.InferenceSession(path, options, chosen)
+                          for path in folder.glob('*.onnx')}
+        # What is offered may lack its driver or libraries; ONNX Runtime then goes on with the next one.
+        self.device = next(iter(self._sessions.values())).get_providers()[0]
+
+    def run(self, part: str, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+        return self._sessions[part].run(None, inputs)

@@ -1,0 +1,110 @@
+"""Networks converted for engines: ONNX graphs of the parts, kept in a folder and found again by what they depend on."""
+import hashlib
+import inspect
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from common.atomic_io import flush_folder, sha256_of
+from common.errors import FileError
+from inference import fused
+from models import hrnet, layers, ocr, operations, scale_attention
+from models.mscale_ocrnet import MscaleOCRNet
+from models.weights import check_path, load_weights
+
+logger = logging.getLogger(__name__)
+
+OBJECTS, SIZES = 'objects.npz', 'sizes.json'
+
+
+def cache_folder() -> Path:
+    """Where converted networks are kept: $MSCALE_CACHE, else mscale_ocrnet in the user's cache folder."""
+    if chosen := os.environ.get('MSCALE_CACHE'):
+        return Path(chosen)
+    return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'mscale_ocrnet'
+
+
+@contextmanager
+def converted(model: MscaleOCRNet, model_path: str | os.PathLike, cache: bool) -> Iterator[Path]:
+    """A folder with the parts of inference.onnx_writer as .onnx and OBJECTS, for a model with these weights.
+
+    cache: keep it in `cache_folder`, and look there first; otherwise it is gone afterwards.
+    Raises FileError where it cannot be written.
+    """
+    folder = _convert(model, model_path, cache)
+    del model  # the caller may want its memory back meanwhile
+    try:
+        yield folder
+    finally:
+        if not cache:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _convert(model: MscaleOCRNet, model_path: str | os.PathLike, cache: bool) -> Path:
+    root = cache_folder() if cache else Path(tempfile.gettempdir())
+    folder = root / _key(model, model_path)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        if cache and _is_whole(folder):
+            return folder
+        partial = Path(tempfile.mkdtemp(dir=root, prefix='.partial-'))
+    except OSError as error:
+        raise FileError(f'{root}: expected a folder to keep the converted network in, found {error.strerror}; set '
+                        'MSCALE_CACHE to another folder, or use --no_cache') from error
+    try:
+        logger.info('converting %s, once', model_path)
+        load_weights(model, model_path)
+        model.eval()
+        write_parts(model, partial)
+        if not cache:
+            return partial
+        if folder.exists() and not _is_whole(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+        try:
+            partial.rename(folder)
+        except OSError:  # another process was faster
+            if not _is_whole(folder):
+                raise
+            shutil.rmtree(partial, ignore_errors=True)
+        flush_folder(root)
+        return folder
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def write_parts(model: MscaleOCRNet, folder: Path) -> None:
+    """Write the parts of a model in evaluation mode, and the sizes of the files."""
+    from inference import onnx_writer
+    for part in onnx_writer.PARTS:
+        (folder / f'{part}.onnx').write_bytes(onnx_writer.build(model, part).SerializeToString())
+    np.savez(folder / OBJECTS, **fused.object_weights(model.ocrnet.head))
+    sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
+    (folder / SIZES).write_text(json.dumps(sizes))
+
+
+def _key(model: MscaleOCRNet, model_path: str | os.PathLike) -> str:
+    """Name of a folder that changes with the weights, the network, the code that converts, and onnx."""
+    import onnx
+
+    from inference import onnx_writer
+    check_path(model_path)
+    modules = (onnx_writer, fused, hrnet, layers, ocr, operations, scale_attention)
+    shapes = [(name, list(p.shape)) for name, p in model.state_dict().items()]
+    parts = [sha256_of(model_path), shapes, onnx.__version__, *map(inspect.getsource, modules)]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        sizes = json.loads((folder / SIZES).read_text())
+        return all((folder / name).stat().st_size == size for name, size in sizes.items())
+    except (OSError, ValueError):
+        return False

@@ -1,0 +1,154 @@
+"""MscaleOCRNet for inference, of the parts of inference.fused: strips within a scale, then the fusion of scales."""
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import paddle
+
+from inference import fused, memory
+from inference.row_strips import bilinear_rows, split_rows
+from models.layers import resize, scaled_size
+
+CHUNK = 1 << 24  # floats of an enlarged image that exist at once
+
+
+class Executor(Protocol):
+    """What runs the parts of inference.fused; arrays are NumPy's or Paddle's, those of the executor.
+
+    name: of the backend. device: where it runs, for the log. strip: pixels of a strip of rows, at the backbone's
+    resolution; may be changed. object_weights: as inference.fused.object_weights.
+    """
+    name: str
+    device: str
+    strip: int
+    object_weights: dict[str, np.ndarray]
+
+    def backbone(self, image: paddle.Tensor) -> Sequence[Any]:
+        """float32 (1, 3, H, W) -> the four branches."""
+
+    def pixels(self, finest: Any, coarser: Sequence[Any], enlarge: np.ndarray,
+               enlarge_shifted: np.ndarray) -> tuple[Any, list[np.ndarray]]:
+        """As inference.fused.pixels_and_statistics: (pixels, [top, total, regions])."""
+
+    def logits(self, pixels: Any, key: np.ndarray, context: np.ndarray, inside: np.ndarray | None) -> Sequence[Any]:
+        """As inference.fused.logits_and_attention; attention is None without `inside`."""
+
+    def join(self, strips: Sequence[Any]) -> Any:
+        """Strips one below the other."""
+
+    def zeros(self, x: Any, rows: int) -> Any:
+        """Zeros like x, with so many rows."""
+
+
+class FusedNetwork:
+    """(1, 3, H, W) float32 tensor -> [logits (1, K, H, W) float32], those of MscaleOCRNet.hierarchy up to rounding.
+
+    n_scales: as of the model. footprint: what its memory depends on. Of the enlarged features, those of the head and
+    the logits at the highest scale there is never more than a strip.
+    """
+
+    def __init__(self, executor: Executor, n_scales: Sequence[float], footprint: memory.Footprint) -> None:
+        self.executor, self.n_scales, self.footprint = executor, list(n_scales), footprint
+        self.largest_strip = executor.strip
+        memory.trim()
+        self.base = memory.used()  # once: later, what an image has left behind would count as taken
+
+    def peak(self, size: Sequence[int], strip: int | None = None) -> float:
+        """Estimated bytes beyond those of the loaded network, for an image of (H, W)."""
+        return self.footprint.peak(size, self.n_scales, strip or self.largest_strip, self.executor.name)
+
+    @paddle.no_grad()
+    def __call__(self, x: paddle.Tensor) -> list[paddle.Tensor]:
+        size, total = x.shape[2:], None
+        for scale in sorted(self.n_scales, reverse=True):
+            scaled = scaled_size(size, scale)
+            logits, attention = self.one_scale(resize(x, scaled), attend=total is not None)
+            if total is None:
+                total, above = logits, scaled
+                continue
+            total = resize_via(total, above, scaled if scale >= 1 else size)
+            logits, attention = resize(logits, scaled), resize(attention, scaled)
+            if scale >= 1:  # attention * logits + (1 - attention) * total
+                total.add_(logits.subtract_(total).multiply_(attention))
+                above = scaled
+            else:
+                total.multiply_(1 - resize(attention, size)).add_(resize(logits.multiply_(attention), size))
+                above = size
+        return [resize_via(total, above, size)]
+
+    @paddle.no_grad()
+    def attention_map(self, x: paddle.Tensor, scale: float) -> paddle.Tensor:
+        """As MscaleOCRNet.attention_map: (1, 3, H, W) -> (1, 1, H, W) in (0, 1)."""
+        scaled = scaled_size(x.shape[2:], scale)
+        return resize(resize(self.one_scale(resize(x, scaled), attend=True)[1], scaled), x.shape[2:])
+
+    def one_scale(self, image: paddle.Tensor, attend: bool) -> list[paddle.Tensor | None]:
+        """(logits (1, K, h, w), attention (1, 1, h, w) or None), float32 tensors at the backbone's resolution."""
+        memory.trim()  # here it peaks
+        executor = self.executor
+        finest, *coarser = executor.backbone(image)
+        del image  # 0.1 GB at 2048x4096
+        height, width = finest.shape[2:]
+        strips, counts = split_rows(height, [x.shape[2] for x in coarser], max(1, executor.strip // width))
+        pixels, statistics = [], []
+        for s in strips:
+            rows = [x[:, :, low:low + count] for x, low, count in zip(coarser, s.low, counts)]
+            features, values = executor.pixels(self._window([finest], s.start - 1, s.stop + 1), rows, s.enlarge,
+                                               s.enlarge_shifted)
+            pixels.append(features)
+            statistics.append(values)
+        del finest, coarser
+        key, context = fused.objects(executor.object_weights, _regions(*zip(*statistics)))
+        logits, attentions = [], []
+        for i, s in enumerate(strips):
+            inside = None
+            x = pixels[i]
+            if attend:
+                x = self._window(pixels, s.start - fused.HALO, s.stop + fused.HALO)
+                rows = np.arange(s.start - fused.HALO, s.stop + fused.HALO)
+                inside = ((rows >= 0) & (rows < height)).astype(np.float32).reshape(1, 1, -1, 1)
+            else:
+                pixels[i] = None
+            strip_logits, attention = executor.logits(x, key, context, inside)
+            logits.append(strip_logits)
+            attentions.append(attention)
+        return [_tensor(executor.join(x)) if x[0] is not None else None for x in (logits, attentions)]
+
+    def _window(self, strips: Sequence[Any], start: int, stop: int) -> Any:
+        """Rows [start, stop) of what the strips hold one below the other; zeros for rows that they do not have."""
+        pieces, first = [], 0
+        for x in strips:
+            low, high = max(start - first, 0), min(stop - first, x.shape[2])
+            if low < high:
+                pieces.append(x[:, :, low:high])
+            first += x.shape[2]
+        if start < 0:
+            pieces.insert(0, self.executor.zeros(strips[0], -start))
+        if stop > first:
+            pieces.append(self.executor.zeros(strips[0], stop - first))
+        return self.executor.join(pieces)
+
+
+def _tensor(x: Any) -> paddle.Tensor:
+    return x if isinstance(x, paddle.Tensor) else paddle.to_tensor(x)
+
+
+def _regions(tops: Sequence[np.ndarray], totals: Sequence[np.ndarray], sums: Sequence[np.ndarray]) -> np.ndarray:
+    """Object regions (K, C): the pixels' mean weighted by a softmax over space, of the sums over strips."""
+    top = np.max(tops, axis=0)
+    gains = [np.exp(t - top) for t in tops]
+    return sum(s * g for s, g in zip(sums, gains)) / sum(t * g for t, g in zip(totals, gains))
+
+
+def resize_via(x: paddle.Tensor, above: Sequence[int], size: Sequence[int]) -> paddle.Tensor:
+    """resize(resize(x, above), size) for (1, K, h, w), without ever having the large image whole.
+
+    Rows: both maps as one matrix. Columns: one map after the other, for a few rows at a time.
+    """
+    if list(above) == list(size):
+        return resize(x, size)
+    rows = bilinear_rows(above[0], size[0]) @ bilinear_rows(x.shape[2], above[0])
+    x = paddle.matmul(paddle.to_tensor(rows), x)
+    step = max(1, CHUNK // (x.shape[1] * above[1]))
+    return paddle.concat([resize(resize(part, [part.shape[2], above[1]]), [part.shape[2], size[1]])
+                          for part in (x[:, :, i:i + step] for i in range(0, size[0], step))], axis=2)

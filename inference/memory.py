@@ -1,0 +1,146 @@
+"""How much memory an image will take, and what to do where that is too much."""
+import ctypes
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import paddle
+import psutil
+
+from common.errors import UserError
+from models.mscale_ocrnet import MscaleOCRNet
+
+logger = logging.getLogger(__name__)
+
+GB = 1 << 30
+SMALLEST_STRIP = 1 << 13  # pixels; below that, strips compute more rows twice than they save
+SMALLEST_WINDOW = 256
+# Bytes of temporaries per pixel of a strip in the head of W48 (512 channels), and what the backbone takes relative to
+# its activations. Fitted to the resident memory of OpenVINO, images whole and in windows; the other two cover what
+# benchmarks/inference.py shows.
+STRIP_BYTES = 40000
+EXTRA = {'openvino': 1.25, 'onnxruntime': 1.25, 'paddle': 1.6}
+
+
+class Footprint(NamedTuple):
+    """What a network's memory depends on: channels of stage 1, of the finest branch, of the OCR features; classes;
+    bytes of all weights.
+    """
+    stage1: int
+    branch: int
+    features: int
+    classes: int
+    weights: int
+
+    def peak(self, size: Sequence[int], scales: Sequence[float], strip: float, backend: str) -> float:
+        """Bytes beyond those of the loaded network, for an image of this (H, W); the largest scale decides."""
+        top = max(scales)
+        pixels = size[0] * size[1] * top**2
+        image = 12 * pixels
+        # Stage 1 at a quarter of the resolution: input, output and two inner activations; and the stem's at half.
+        backbone = EXTRA[backend] * pixels * (2.5 * self.stage1 / 4 + 64)
+        strip = min(strip, pixels / 16)
+        head = pixels * (self.features + 1.875 * self.branch) / 4 + STRIP_BYTES * strip * self.features / 512
+        largest = max([s for s in scales if s < top] or [top])  # logits are whole below the highest scale
+        fusion = 3 * 4 * self.classes * size[0] * size[1] * max(largest, 1)**2
+        repacked = 2 * self.weights if backend == 'openvino' else 0  # copies for large and small arrays, made when met
+        return repacked + image + max(backbone, head, fusion)
+
+
+def footprint(model: MscaleOCRNet) -> Footprint:
+    """The Footprint of a network that supports_fusion."""
+    net, layers = model.ocrnet.backbone, model.ocrnet.head.layers()
+    return Footprint(net.stem_channels, net.branch_channels[0], layers.pixels.out_channels,
+                     layers.classifier.weight.shape[0], 4 * sum(p.size for p in model.parameters()))
+
+
+def used() -> int:
+    """Bytes that this process has resident; on a GPU, what is allocated there."""
+    if paddle.get_device() != 'cpu':
+        return paddle.device.cuda.memory_allocated()
+    return psutil.Process().memory_info().rss
+
+
+def available() -> int:
+    """Bytes that this process may have at most: what is free, or a container's limit, and what it has already."""
+    if paddle.get_device() != 'cpu':
+        return paddle.device.cuda.get_device_properties().total_memory
+    free = psutil.virtual_memory().available + used()
+    limit = Path('/sys/fs/cgroup/memory.max')
+    try:
+        return min(free, int(limit.read_text()))
+    except (OSError, ValueError):
+        return free
+
+
+def trim() -> None:
+    """Give the system back what was freed; glibc keeps much of it, and images of many sizes would add up."""
+    libc = ctypes.CDLL(None) if sys.platform == 'linux' else None
+    if hasattr(libc, 'malloc_trim'):  # musl has none
+        libc.malloc_trim(0)
+
+
+class Plan(NamedTuple):
+    """strip: pixels of a strip. window: (H, W), perhaps the whole image. need: bytes in all, as estimated."""
+    strip: int
+    window: tuple[int, int]
+    need: float
+
+
+class Planned(Protocol):
+    """A network that knows its memory: inference.fused_network.FusedNetwork."""
+    base: float
+    n_scales: list[float]
+    largest_strip: int
+    footprint: Footprint
+
+    def peak(self, size: Sequence[int], strip: int | None = None) -> float:
+        ...
+
+
+def fit(network: Planned, size: tuple[int, int], crop_size: tuple[int, int] | None, stride: tuple[int, int] | None,
+        limit: float | None) -> tuple[tuple[int, int] | None, tuple[int, int] | None, int]:
+    """(crop_size, stride, pixels of a strip) for an image of (H, W) with a network; crop_size None is the whole image.
+
+    limit: bytes, or None to take what is there; a line says if that will not do.
+    """
+    window = crop_size or size
+    if limit is None:
+        need, have = network.base + network.peak(window), available()
+        if need > have:
+            logger.warning(
+                'an image of %dx%d at scales %s may need %.1f GB, %.1f GB are there: use --memory_limit %.1f, '
+                '--is_slide, fewer scales (--opts model.n_scales=[0.5,1.0])%s', *window, network.n_scales, need / GB,
+                have / GB, 0.9 * have / GB, ' or --precision fp16' if paddle.get_device() != 'cpu' else '')
+        return crop_size, stride, network.largest_strip
+    found = smallest_steps(network, window, limit)
+    if found.window == tuple(window):
+        return crop_size, stride, found.strip
+    logger.info('--memory_limit: images of %dx%d go through windows of %dx%d', *size, *found.window)
+    return found.window, tuple(max(1, side * 3 // 4) for side in found.window), found.strip
+
+
+def smallest_steps(network: Planned, size: tuple[int, int], limit: float) -> Plan:
+    """The Plan that spares most work within `limit` bytes. Smaller strips come first, then half the longer side.
+
+    ValueError if nothing fits.
+    """
+    base, window = network.base, list(size)
+    strips = [network.largest_strip]
+    while strips[-1] > SMALLEST_STRIP:
+        strips.append(strips[-1] // 2)
+    while True:
+        # Windows are added up in logits of the whole image, which is averaged into another.
+        whole = 0 if window == list(size) else 8 * network.footprint.classes * size[0] * size[1]
+        for strip in strips:
+            need = base + network.peak(window, strip) + whole
+            if need <= limit:
+                return Plan(strip, tuple(window), need)
+        axis = 0 if window[0] > window[1] else 1
+        if window[axis] <= SMALLEST_WINDOW:
+            raise UserError(f'--memory_limit {limit / GB:.3g}: expected at least {need / GB:.2f} GB, of which the '
+                             f'loaded network takes {base / GB:.2f}, found {limit / GB:.3g}; raise it, or use fewer '
+                             'scales (--opts model.n_scales=[0.5,1.0])')
+        window[axis] = -(-window[axis] // 64) * 32

@@ -1,0 +1,55 @@
+"""Scores as the official Cityscapes evaluation counts them (cityscapesscripts, evalPixelLevelSemanticLabeling)."""
+import numpy as np
+
+from common.errors import UserError
+
+
+def confusion_matrix(label, prediction, num_classes, ignore_index):
+    """int64 (num_classes, num_classes): pixels of class i (row, ground truth) that were predicted as j (column).
+
+    label, prediction: integer arrays of the same shape, train ids. Pixels whose label is ignore_index do not count.
+    """
+    if label.shape != prediction.shape:
+        raise UserError(f'expected a prediction of the size of the label {label.shape}, found {prediction.shape}')
+    valid = label != ignore_index
+    pairs = label[valid].astype(np.int64) * num_classes + prediction[valid]
+    return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
+def scores(matrix):
+    """Per-class and mean scores of a confusion matrix, all in [0, 1].
+
+    Returns a dict with 'iou', 'precision' and 'recall', float64 (K,), NaN where undefined (0 / 0), and the floats
+    'miou' (mean over the classes that occur in prediction or ground truth) and 'accuracy' (of pixels).
+    """
+    true = np.diag(matrix).astype(np.float64)
+    actual, predicted = matrix.sum(axis=1), matrix.sum(axis=0)
+    with np.errstate(invalid='ignore', divide='ignore'):
+        iou = true / (actual + predicted - true)
+        precision, recall = true / predicted, true / actual
+    occurs = ~np.isnan(iou)
+    return {'iou': iou, 'precision': precision, 'recall': recall,
+            'miou': float(iou[occurs].mean()) if occurs.any() else float('nan'),
+            'accuracy': float(true.sum() / matrix.sum()) if matrix.sum() else float('nan')}
+
+
+def table(result, names):
+    """The scores as text: one line per class, classes that do not occur marked by a dash."""
+    def percent(value):
+        return f'{100 * value:9.2f}' if np.isfinite(value) else f'{"-":>9}'
+
+    width = max(map(len, names))
+    lines = [f'{"class":<{width}}  {"IoU":>9} {"precision":>9} {"recall":>9}']
+    lines += [f'{name:<{width}}  {percent(result["iou"][i])} {percent(result["precision"][i])} '
+              f'{percent(result["recall"][i])}' for i, name in enumerate(names)]
+    return '\n'.join(lines)
+
+
+def as_json(result, names):
+    """The scores in plain types: {'miou', 'accuracy', 'classes': {name: {'iou', 'precision', 'recall'}}}, NaN null."""
+    def plain(value):
+        return float(value) if np.isfinite(value) else None
+
+    return {'miou': plain(result['miou']), 'accuracy': plain(result['accuracy']),
+            'classes': {name: {key: plain(result[key][i]) for key in ('iou', 'precision', 'recall')}
+                        for i, name in enumerate(names)}}

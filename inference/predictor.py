@@ -1,0 +1,113 @@
+"""The one place where an image becomes logits: validation, prediction and evaluation during training go through it."""
+import itertools
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import paddle
+import paddle.nn.functional as F
+
+from common.errors import UserError
+from inference import memory
+
+
+class Predictor:
+    """A model and the way to run it, as a function from a preprocessed image to logits or train ids.
+
+    model: evaluation mode, (1, 3, H, W) -> [logits (1, K, H, W)].
+    scales, flip_horizontal, flip_vertical: test-time augmentation; the logits of all combinations are averaged. These
+        scales come on top of the model's own n_scales and are rarely worth their time.
+    crop_size, stride: (H, W) in pixels of a sliding window; None runs the whole image at once.
+    memory_limit: bytes; strips and windows are made so small that an image needs no more (inference.memory), as far as
+        crop_size leaves that open. None takes what is there, with a warning where it will not do.
+    """
+
+    def __init__(self, model: Any, scales: Sequence[float] = (1.0,), flip_horizontal: bool = False,
+                 flip_vertical: bool = False, crop_size: tuple[int, int] | None = None,
+                 stride: tuple[int, int] | None = None, memory_limit: float | None = None) -> None:
+        if crop_size is not None and (stride is None or any(s > c or s < 1 for s, c in zip(stride, crop_size))):
+            raise UserError(f'--stride: expected at least 1 and at most the crop size {crop_size} (H, W), found '
+                             f'{stride}: pixels between the windows would have no prediction; lower it')
+        self.model = model
+        self.scales = scales
+        self.flips = [axes for axes in itertools.chain.from_iterable(
+            itertools.combinations([3] * flip_horizontal + [2] * flip_vertical, n) for n in range(3))]
+        self.crop_size = crop_size
+        self.stride = stride
+        self.memory_limit = memory_limit
+        self._planned: dict[tuple[int, int], tuple] = {}
+        if memory_limit is not None and not hasattr(model, 'footprint'):
+            raise UserError(f'--memory_limit: expected a MscaleOCRNet on an HRNet, found {type(model).__name__}; use '
+                             '--is_slide')
+
+    @paddle.no_grad()
+    def logits(self, image: paddle.Tensor) -> paddle.Tensor:
+        """float32 (1, 3, H, W), normalised -> float32 (1, K, H, W)."""
+        height, width = image.shape[2:]
+        total = None
+        for scale in self.scales:
+            scaled = _resize(image, int(height * scale + 0.5), int(width * scale + 0.5))
+            for axes in self.flips:
+                logits = self._windows(scaled.flip(axes) if axes else scaled, *self._window(scaled.shape[2:]))
+                logits = _resize(logits.flip(axes) if axes else logits, height, width)
+                total = logits if total is None else total + logits
+        return total / (len(self.scales) * len(self.flips))
+
+    def _window(self, size: Sequence[int]) -> Sequence[tuple[int, int] | None]:
+        """(crop_size, stride) for an image of (H, W), planned once per size; the strips are set as well."""
+        if not hasattr(self.model, 'footprint'):
+            return self.crop_size, self.stride
+        height, width = size
+        if (height, width) not in self._planned:
+            self._planned[height, width] = memory.fit(self.model, (height, width), self.crop_size, self.stride,
+                                                      self.memory_limit)
+        *window, self.model.executor.strip = self._planned[height, width]
+        return window
+
+    def _windows(self, image: paddle.Tensor, crop_size: tuple[int, int] | None,
+                 stride: tuple[int, int] | None) -> paddle.Tensor:
+        if crop_size is None or stride is None:
+            return self.model(image)[0]
+        size = image.shape[2:]
+        total = count = None
+        for top, left in itertools.product(*map(_starts, size, crop_size, stride)):
+            rows = slice(top, min(top + crop_size[0], size[0]))
+            cols = slice(left, min(left + crop_size[1], size[1]))
+            logits = self.model(image[:, :, rows, cols])[0]
+            if total is None:
+                total = paddle.zeros([1, logits.shape[1], *size])
+                count = paddle.zeros([1, 1, *size])
+            total[:, :, rows, cols] = total[:, :, rows, cols] + logits
+            count[:, :, rows, cols] = count[:, :, rows, cols] + 1
+        return total / count
+
+    def __call__(self, sample: Mapping[str, Any]) -> np.ndarray:
+        """A sample {'img': float32 (3, h, w), 'trans_info': ...} -> uint8 (H, W) train ids at the original size."""
+        logits = self.logits(paddle.to_tensor(np.asarray(sample['img'])).unsqueeze(0))
+        return undo(logits, sample.get('trans_info', ())).argmax(axis=1)[0].numpy().astype(np.uint8)
+
+
+def undo(logits: paddle.Tensor, trans_info: Iterable) -> paddle.Tensor:
+    """Logits back at the size of the original image; trans_info is the list that PaddleSeg's transforms leave."""
+    for kind, (height, width) in reversed(list(trans_info)):
+        if kind == 'resize':
+            logits = _resize(logits, int(height), int(width))
+        elif kind == 'padding':
+            logits = logits[:, :, :int(height), :int(width)]
+        else:
+            raise UserError(f'val_dataset.transforms: expected transforms that resize or pad, found {kind!r} in '
+                             'trans_info, which cannot be undone; remove that transform')
+    return logits
+
+
+def _starts(size: int, crop: int, stride: int) -> list[int]:
+    """Where windows begin along one axis: every `stride` pixels, the last one flush with the end."""
+    count = math.ceil(max(size - crop, 0) / stride) + 1
+    return [max(min(i * stride, size - crop), 0) for i in range(count)]
+
+
+def _resize(x: paddle.Tensor, height: int, width: int) -> paddle.Tensor:
+    if list(x.shape[2:]) == [height, width]:
+        return x
+    return F.interpolate(x, size=[height, width], mode='bilinear', align_corners=False)

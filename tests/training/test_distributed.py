@@ -1,0 +1,59 @@
+"""Two CPU processes under Paddle's launcher against one process with twice the batch."""
+import re
+import subprocess
+import sys
+
+import numpy as np
+import paddle
+
+from tests.conftest import ROOT
+
+SCRIPT = str(ROOT / 'tests' / 'training' / 'parallel_run.py')
+
+
+def launch(processes, logs, *command):
+    done = subprocess.run([sys.executable, '-m', 'paddle.distributed.launch', '--nproc_per_node', str(processes),
+                           '--log_dir', str(logs), *map(str, command)], cwd=ROOT, capture_output=True, text=True)
+    text = ''.join(p.read_text() for p in sorted(logs.glob('workerlog.*')))
+    assert done.returncode == 0, done.stderr[-2000:] + text[-2000:]
+    return (logs / 'workerlog.0').read_text()
+
+
+def losses_of(log):
+    return [float(value) for value in re.findall(r'iter: \d+/3, loss: ([\d.]+)', log)]
+
+
+def test_two_processes_train_and_evaluate_like_one(tiny_config, tmp_path):
+    two = launch(2, tmp_path / 'logs', SCRIPT, tiny_config, tmp_path / 'two', 1)
+    done = subprocess.run([sys.executable, SCRIPT, str(tiny_config), str(tmp_path / 'one'), '2'], cwd=ROOT,
+                          capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert len(losses_of(two)) == 3
+    # The log of rank 0 shows its own half; the momentum carries the gradients of both. (The learning rate is next to
+    # nothing: an untrained network with fixed statistics is chaotic, and would multiply the rounding.)
+    states = [paddle.load(str(tmp_path / run / 'iter_3' / 'model.pdopt')) for run in ('one', 'two')]
+    velocities = [{name: value.numpy() for name, value in state.items() if 'velocity' in name} for state in states]
+    assert velocities[0].keys() == velocities[1].keys() and len(velocities[0]) > 60
+    for name, one in velocities[0].items():
+        np.testing.assert_allclose(velocities[1][name], one, atol=5e-4 * np.abs(one).max(), err_msg=name)
+    scores = [re.search(r'\[EVAL\] iter: 3, mIoU: ([\d.]+), accuracy: ([\d.]+)', log).groups()
+              for log in (two, done.stdout)]
+    assert np.allclose(np.array(scores, float)[0], np.array(scores, float)[1], atol=2e-4)
+
+
+def test_val_under_the_launcher_counts_every_image_once(tiny_config, tmp_path):
+    """Three images on two processes: the same confusion matrix, hence the same JSON, as one process."""
+    from common.config import Builder, Config
+
+    paddle.seed(1)
+    weights = tmp_path / 'model.pdparams'
+    paddle.save(Builder(Config(tiny_config)).model.state_dict(), str(weights))
+    report = tmp_path / 'evaluation_tiny.json'
+    log = launch(2, tmp_path / 'logs', 'val.py', '--config', tiny_config, '--model_path', weights)
+    parallel = report.read_text()
+    report.unlink()
+    subprocess.run([sys.executable, 'val.py', '--config', str(tiny_config), '--model_path', str(weights)], cwd=ROOT,
+                   check=True, capture_output=True)
+    assert report.read_text() == parallel
+    assert 'images: 3' in log and 'mIoU' in log
+    assert 'mIoU' not in (tmp_path / 'logs' / 'workerlog.1').read_text()

@@ -1,0 +1,139 @@
+"""Killed at random moments and started again, a run ends in the same bits and the same record as one left alone."""
+import contextlib
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+SCRIPT = str(ROOT / 'tests' / 'training' / 'kill_run.py')
+ITERS = 40
+
+
+def command(save_dir, num_workers, processes, iters=ITERS):
+    arguments = [SCRIPT, str(save_dir), str(num_workers), str(iters)]
+    if processes == 1:
+        return [sys.executable, *arguments]
+    return [sys.executable, '-m', 'paddle.distributed.launch', '--nproc_per_node', str(processes), '--log_dir',
+            f'{save_dir}_logs', *arguments]
+
+
+def run_to_the_end(*args):
+    done = subprocess.run(command(*args), cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def run_and_kill(entries, delay, save_dir, *args):
+    """Start, and SIGKILL the whole process group `delay` seconds after the record has so many entries.
+
+    Returns whether the run was still going on.
+    """
+    record = Path(save_dir) / 'metrics.jsonl'
+    process = subprocess.Popen(command(save_dir, *args), cwd=ROOT, stdout=subprocess.DEVNULL,
+                               stderr=subprocess.DEVNULL, start_new_session=True)
+    while process.poll() is None and not (record.exists() and record.read_bytes().count(b'\n') >= entries):
+        time.sleep(0.002)
+    time.sleep(delay)
+    running = process.poll() is None
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    return running
+
+
+def files_of(folder):
+    """{file: digest} of the checkpoints, the best models and the averaged weights."""
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in sorted(Path(folder).rglob('*.pd*'))}
+
+
+def record_of(folder):
+    """metrics.jsonl without what depends on the clock or the machine."""
+    times = ('batch_cost', 'reader_cost', 'reader_share', 'ips', 'memory_gb', 'eta')
+    return [{key: value for key, value in json.loads(line).items() if key not in times}
+            for line in (Path(folder) / 'metrics.jsonl').read_text().splitlines()]
+
+
+def kill_and_compare(tmp_path, num_workers, processes, kills, iters, seed=0):
+    """Kill a run `kills` times at random moments, let it finish, compare; returns the number of kills that hit it."""
+    straight, killed = tmp_path / 'straight', tmp_path / 'killed'
+    run_to_the_end(straight, num_workers, processes, iters)
+    rng = random.Random(seed)
+    entries = len(record_of(straight))
+    moments = sorted(rng.sample(range(2, entries - 2), kills))
+    hits = sum(run_and_kill(moment, rng.uniform(0, 0.02), killed, num_workers, processes, iters) for moment in moments)
+    run_to_the_end(killed, num_workers, processes, iters)
+    assert files_of(killed) == files_of(straight)
+    assert record_of(killed) == record_of(straight)
+    assert len(files_of(straight)) >= 8 and entries > iters // 4
+    return hits
+
+
+@pytest.mark.parametrize('num_workers, processes', [(0, 1), (2, 1), (0, 2)])
+def test_kills(tmp_path, num_workers, processes):
+    assert kill_and_compare(tmp_path, num_workers, processes, kills=1, iters=ITERS) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('num_workers, processes', [(0, 1), (2, 1), (0, 2), (2, 2)])
+def test_many_kills(tmp_path, num_workers, processes):
+    hits = kill_and_compare(tmp_path, num_workers, processes, kills=6, iters=100, seed=num_workers + processes)
+    print(f'{hits} kills hit the run with {num_workers} workers, {processes} processes')
+    assert hits >= 5
+
+
+def test_a_kill_while_a_checkpoint_is_written(tmp_path):
+    """Every point of the write in turn: the half-written folder is not taken for a checkpoint, the end is the same."""
+    straight = tmp_path / 'straight'
+    run_to_the_end(straight, 0, 1, 8)
+    for call in ('training.checkpoint._flushed_checksum', 'training.checkpoint._write_state',
+                 'common.atomic_io.os.replace'):
+        folder = tmp_path / call
+        code = (f'import os, sys; sys.path.insert(0, {str(ROOT)!r}); sys.argv = ["x", {str(folder)!r}, "0", "8"]\n'
+                'from unittest import mock\n'
+                'import training.checkpoint, common.atomic_io\n'
+                'from tests.training import kill_run\n'
+                'from common import cli\n'
+                'def die(*a):\n'
+                '    os.kill(os.getpid(), 9)\n'
+                f'with mock.patch({call!r}, die):\n'
+                '    cli.run(kill_run.main)\n')
+        done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True)
+        assert done.returncode == -9
+        run_to_the_end(folder, 0, 1, 8)
+        assert files_of(folder) == files_of(straight)
+
+
+@pytest.mark.parametrize('signum', [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_finishes_the_step_and_saves(tmp_path, signum):
+    process = subprocess.Popen(command(tmp_path / 'run', 1, 1, 100_000), cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if 'iter: 9/' in line:
+            process.send_signal(signum)
+            break
+    log = process.stdout.read()
+    assert process.wait() == 128 + signum
+    assert f'stopped by signal {int(signum)} after iteration ' in log
+    newest = max(int(p.name[5:]) for p in (tmp_path / 'run').glob('iter_*'))
+    assert f'after iteration {newest};' in log
+
+
+def test_two_runs_into_one_folder(tmp_path):
+    first = subprocess.Popen(command(tmp_path / 'run', 0, 1, 100_000), cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    try:
+        while 'iter: 3/' not in first.stdout.readline():
+            pass
+        second = subprocess.run(command(tmp_path / 'run', 0, 1, 100_000), cwd=ROOT, capture_output=True, text=True)
+        assert second.returncode == 1
+        assert f'expected no other run to write there, found process {first.pid}' in second.stderr
+    finally:
+        first.kill()
+        first.wait()

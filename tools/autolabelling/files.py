@@ -1,0 +1,170 @@
+"""The files of auto-labelling: which names an image's outputs have, and what a folder remembers of its making."""
+import json
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from common.atomic_io import sha256_of, write_atomically
+from common.errors import FileError, UserError
+from inference import pictures
+from tools.cityscapes.label_conversion import describe_folder, encode_png, highest_id, read_label_ids
+
+SETTINGS = 'autolabel.json'
+IMAGE = '_leftImg8bit'  # the end of an image's name, before its suffix, in the layout that training reads
+TRUTHS = ('_gtFine_labelIds.png', '_gtCoarse_labelIds.png', '_labelIds.png')
+TRAIN_ID_TRUTHS = ('_gtFine_labelTrainIds.png',)  # where label ids and train ids are the same
+
+
+class Job(NamedTuple):
+    """One image and what becomes of it: `name` is its path in image_dir without suffix, the rest are Paths."""
+    image: Path
+    name: str
+    label: Path
+    prediction: Path
+    confidence: Path
+
+    @property
+    def predicted(self):
+        return self.prediction.is_file() and self.confidence.is_file()
+
+
+def find_jobs(image_dir, save_dir):
+    """The Jobs of all images below image_dir, sorted. Raises ValueError or OSError, one line, where that cannot be."""
+    images, save = Path(image_dir), Path(save_dir)
+    if not images.is_dir():
+        raise FileError(f'--image_dir {images}: expected a folder of images, found {describe_folder(images)}; '
+                                'check the path')
+    source, target = images.resolve(), save.resolve()
+    if source == target or source in target.parents or target in source.parents:
+        raise UserError(f'--save_dir {save}: expected a folder apart from --image_dir {images}, found one inside the '
+                         'other, where labels and images would mix; choose another')
+    jobs, owners = [], {}
+    for image, relative in pictures.find_images(images, flag='--image_dir'):
+        name = relative.as_posix()
+        stem = save / name.removesuffix(IMAGE)
+        job = Job(image, name, save / f'{name}.png', *(Path(f'{stem}_{kind}.png')
+                                                       for kind in ('prediction', 'confidence')))
+        for output in job[2:]:
+            if (other := owners.setdefault(output, image)) != image:
+                raise UserError(f'--image_dir {images}: expected names that give different outputs, found {other} and '
+                                 f'{image}, both with {output.name}; rename one')
+        jobs.append(job)
+    return jobs
+
+
+def in_training_layout(job):
+    """Whether tools/convert_cityscapes_autolabeling.py finds the label of an image by its name."""
+    return job.name.count('/') == 1 and job.name.endswith(IMAGE)
+
+
+def find_truths(folder, jobs, label_set):
+    """{job: path of its ground truth}, in label ids, for the images that have one. ValueError where none has."""
+    folder = Path(folder)
+    endings = TRUTHS if label_set.label_ids else TRUTHS + TRAIN_ID_TRUTHS
+    found = {}
+    for job in jobs:
+        stem = folder / job.name.removesuffix(IMAGE)
+        paths = [folder / f'{job.name}.png', *(Path(f'{stem}{ending}') for ending in endings)]
+        path = next((path for path in paths if path.is_file()), None)
+        if path:
+            found[job] = path
+    if not found:
+        wanted = jobs[0].name
+        raise UserError(f'--ground_truth {folder}: expected label ids with the names of the images, like {wanted}.png '
+                         f'or {wanted.removesuffix(IMAGE)}{TRUTHS[0]}, found {describe_folder(folder)}; check the path')
+    return found
+
+
+def read_truth(path, size, label_set):
+    """uint8 (H, W) train ids of a ground truth in label ids; ValueError if it does not have that size."""
+    ids = read_label_ids(path, highest_id(label_set))
+    if ids.shape != size:
+        raise UserError(f'{path}: expected the size of its image {size}, found {ids.shape} (height, width); it '
+                         'belongs to another image')
+    return label_set.label_id_to_train_id()[ids]
+
+
+def read_prediction(job, label_set):
+    """(train ids, confidences), uint8 (H, W), as write_prediction left them. ValueError if somebody changed them."""
+    prediction, confidence = (cv2.imread(str(path), cv2.IMREAD_UNCHANGED) for path in (job.prediction, job.confidence))
+    if prediction is not None and confidence is not None and prediction.shape == confidence.shape \
+            and prediction.ndim == 2 and prediction.dtype == confidence.dtype == np.uint8:
+        train_ids = label_set.label_id_to_train_id()[prediction]
+        if train_ids.max() < label_set.num_classes:
+            return train_ids, confidence
+    raise UserError(f'{job.prediction}: expected label ids and confidences of one size, as this tool writes them, '
+                     f'found something else there or in {job.confidence.name}; delete both and run again')
+
+
+def write_prediction(job, train_ids, confidence, label_set):
+    """The reverse. Both files there means that the image is finished."""
+    save(job.confidence, confidence)
+    save(job.prediction, label_set.train_id_to_label_id()[train_ids])
+
+
+def save(path, image):
+    write_atomically(path, encode_png(image))
+
+
+# ---------------------------------------------------------------- what the folder remembers
+
+def settings_of(config, label_set, options, weights, image_dir, save_dir):
+    """Everything that predictions depend on, as it comes back from JSON.
+
+    config: common.config.Config. options: of inference.predictor.Predictor, and the precision (not what
+    runs the network: that changes the last digits only). image_dir counts relative to save_dir, so that both can move.
+    """
+    if not Path(weights).is_file():
+        raise FileError(f'--model_path {weights}: expected a weights file (.pdparams), found '
+                                f'{describe_folder(Path(weights))}; check the path')
+    test_time = {'scales': [1.0], 'flip_horizontal': False, 'flip_vertical': False, 'crop_size': None, 'stride': None}
+    return json.loads(json.dumps({
+        'image_dir': os.path.relpath(Path(image_dir).resolve(), Path(save_dir).resolve()),
+        'weights_sha256': sha256_of(weights), 'model': config.dic['model'],
+        'transforms': config.val_dataset_cfg.get('transforms'), 'test_time': {**test_time, **options},
+        'classes': {'names': label_set.names, 'label_ids': label_set.label_ids, 'void': label_set.ignore_index}}))
+
+
+def recall(folder):
+    """The content of a folder's autolabel.json, None where there is none. ValueError if it is not what we write."""
+    path = Path(folder) / SETTINGS
+    if not path.is_file():
+        return None
+    try:
+        dic = json.loads(path.read_bytes())
+        return {**dic, 'settings': dict(dic['settings']), 'complete': bool(dic['complete'])}
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f'{path}: expected what tools/autolabel.py writes, found something else '
+                         f'({type(error).__name__}: {error}); choose another --save_dir') from error
+
+
+def check_folder(save_dir, settings):
+    """Refuse a folder with other predictions or with files that are not ours. ValueError with one line."""
+    known = recall(save_dir)
+    if known is None:
+        names = sorted(os.listdir(save_dir)) if os.path.isdir(save_dir) else []
+        if any(not name.startswith('.') for name in names):
+            raise UserError(f'--save_dir {save_dir}: expected a new or empty folder or one with {SETTINGS}, found '
+                             f'{describe_folder(Path(save_dir))}; choose another, nothing was overwritten')
+        return
+    old, new = _flat(known['settings']), _flat(settings)
+    other = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+    if other and any(Path(save_dir).rglob('*_prediction.png')):
+        key = other[0]
+        raise UserError(f'--save_dir {save_dir}: expected predictions made with the settings of this run, found in '
+                         f'{SETTINGS} {key}: {old.get(key)!r:.60}, now {new.get(key)!r:.60}; choose another --save_dir')
+
+
+def remember(save_dir, dic):
+    write_atomically(Path(save_dir) / SETTINGS, json.dumps(dic, indent=1, ensure_ascii=False).encode())
+
+
+def _flat(value, key=''):
+    """{'a.b.0': leaf} of nested mappings and lists."""
+    if not isinstance(value, (dict, list)):
+        return {key: value}
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    return {k: v for name, inner in items for k, v in _flat(inner, f'{key}.{name}' if key else str(name)).items()}

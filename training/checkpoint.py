@@ -1,0 +1,184 @@
+"""Checkpoints in PaddleSeg's layout: iter_N/model.pdparams, iter_N/model.pdopt, best_model/model.pdparams.
+
+Beside them iter_N/state.json holds what PaddleSeg's resume forgets (iteration, best score, the log's averages) and the
+SHA-256 of every file. A checkpoint is written into a temporary folder, flushed to disk and renamed: one that has
+its name is whole, unless the disk damaged it later, which the checksums tell.
+
+Random states are not among it because there are none: the order of samples, their augmentation and dropout depend on
+(seed, iteration, rank) alone.
+"""
+import json
+import logging
+import os
+import re
+import shutil
+from pathlib import Path
+
+import paddle
+
+from common.atomic_io import flush_folder, sha256_of, write_atomically
+from common.errors import FileError, UserError
+from models.weights import load_weights
+
+logger = logging.getLogger(__name__)
+
+WEIGHTS, OPTIMIZER, EMA, SCALER = 'model.pdparams', 'model.pdopt', 'ema_model.pdparams', 'scaler.pd'
+STATE = 'state.json'
+
+
+def save(save_dir, iteration, model, optimizer, state, keep_max, ema=None, scaler=None):
+    """Write save_dir/iter_{iteration}, then remove the oldest checkpoints beyond keep_max (0 keeps all).
+
+    ema, scaler: objects with state_dict(), or None. Raises OSError with one line when it cannot be written; the
+    checkpoints before it are whole then.
+    """
+    folder = Path(save_dir) / f'iter_{iteration}'
+    if not damage(folder):
+        return folder  # stopped right after it had been written
+    temporary = folder.with_name(f'.{folder.name}.tmp')
+    shutil.rmtree(temporary, ignore_errors=True)
+    objects = {WEIGHTS: model, OPTIMIZER: optimizer, EMA: ema, SCALER: scaler}
+    try:
+        temporary.mkdir(parents=True)
+        for name, saved in objects.items():
+            if saved is not None:
+                paddle.save(saved.state_dict(), str(temporary / name))
+        checksums = {file.name: _flushed_checksum(file) for file in sorted(temporary.iterdir())}
+        _write_state(temporary, {**state, 'iteration': iteration, 'sha256': checksums})
+        shutil.rmtree(folder, ignore_errors=True)  # damaged, or it would have been taken
+        temporary.rename(folder)
+        flush_folder(folder.parent)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise FileError(f'{folder}: expected to write a checkpoint, found "{error.strerror or error}"; the checkpoints '
+                      'before it are whole: make room and continue with --resume auto') from error
+    if keep_max > 0:
+        for old in _checkpoints(save_dir)[:-keep_max]:
+            shutil.rmtree(old)
+    return folder
+
+
+def update_state(folder, **changes):
+    """Change entries of a checkpoint's state.json, atomically."""
+    state = _read_state(folder)
+    state.update(changes)
+    _write_state(folder, state)
+
+
+def save_best(save_dir, model, folder='best_model', name=WEIGHTS):
+    """Write best_model/model.pdparams, atomically."""
+    folder = Path(save_dir) / folder
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / f'.{name}.tmp'
+    paddle.save(model.state_dict(), str(temporary))
+    _flushed_checksum(temporary)
+    os.replace(temporary, folder / name)
+
+
+def resume(folder, model, optimizer, ema=None, scaler=None):
+    """Load a checkpoint; returns its state with 'iteration'. A PaddleSeg checkpoint has none: its name tells that."""
+    folder = Path(folder)
+    for name in (WEIGHTS, OPTIMIZER):
+        if not (folder / name).is_file():
+            found = ', '.join(sorted(p.name for p in folder.iterdir())) if folder.is_dir() else 'no such folder'
+            raise UserError(f'--resume_model {folder}: expected a checkpoint with {name}, found {found}; '
+                             'pass a folder like output/iter_1000')
+    if (folder / STATE).is_file():
+        if problem := damage(folder):
+            raise UserError(f'--resume_model {folder}: expected a whole checkpoint, found {problem}; '
+                             'resume from another, or with --resume auto from the newest whole one')
+        state = _read_state(folder)
+    elif (iteration := _iteration(folder)) is not None:
+        state = {'iteration': iteration}
+    else:
+        raise UserError(f'--resume_model {folder}: expected a folder named iter_N or one with state.json, found '
+                         'neither, so the iteration is unknown; rename it')
+    load_weights(model, str(folder / WEIGHTS))
+    optimizer.set_state_dict(_renamed(paddle.load(str(folder / OPTIMIZER)), folder / WEIGHTS, model))
+    for name, target in ((EMA, ema), (SCALER, scaler)):
+        if target is not None:
+            if not (folder / name).is_file():
+                raise UserError(f'--resume_model {folder}: expected {name}, found none: the run had this option off; '
+                                 'continue as it was started')
+            target.set_state_dict(paddle.load(str(folder / name)))
+    return state
+
+
+def latest(save_dir):
+    """The newest whole checkpoint of a run, or None; damaged ones are named in the log and skipped."""
+    for folder in reversed(_checkpoints(save_dir)):
+        problem = damage(folder)
+        if not problem:
+            return folder
+        logger.warning('%s is skipped: %s', folder, problem)
+    return None
+
+
+def damage(folder):
+    """What is wrong with a checkpoint, in a few words; '' if every file has its checksum."""
+    try:
+        checksums = _read_state(folder)['sha256']
+    except FileNotFoundError:
+        return f'{STATE} is missing'
+    except (ValueError, KeyError):
+        return f'{STATE} is damaged'
+    for name, expected in checksums.items():
+        if not (Path(folder) / name).is_file():
+            return f'{name} is missing'
+        if sha256_of(Path(folder) / name) != expected:
+            return f'{name} is damaged (its checksum differs)'
+    return ''
+
+
+def check_fresh(save_dir):
+    """Refuse to start from scratch into a folder that holds checkpoints: they would be overwritten one by one."""
+    found = _checkpoints(save_dir)
+    if found:
+        raise UserError(f'--save_dir {save_dir}: expected a folder without checkpoints, found {len(found)} up to '
+                         f'{found[-1].name}; continue with --resume auto, or choose another --save_dir')
+
+
+def _renamed(optimizer_state, weights, model):
+    """The optimizer state under this process's parameter names.
+
+    Paddle keys it by names like conv2d_7.w_0, which count the layers built in the process so far; the weights file
+    knows which entry of the state dict each of them was.
+    """
+    current = {name: tensor.name for name, tensor in model.state_dict().items()}
+    table = paddle.load(str(weights), keep_name_table=True).get('StructuredToParameterName@@', {})
+    renaming = {old: current[name] for name, old in table.items() if name in current}
+
+    def rename(key):
+        head, tail = key, ''
+        while head and head not in renaming:
+            head, _, part = head.rpartition('_')
+            tail = f'_{part}{tail}'
+        return renaming[head] + tail if head else key
+
+    return {rename(key): {rename(k): v for k, v in value.items()} if key == 'master_weights' else value
+            for key, value in optimizer_state.items()}
+
+
+def _checkpoints(save_dir):
+    """The checkpoint folders of a run, oldest first."""
+    return sorted((folder for folder in Path(save_dir).glob('iter_*') if _iteration(folder) is not None),
+                  key=_iteration)
+
+
+def _iteration(folder):
+    match = re.fullmatch(r'iter_(\d+)', Path(folder).name)
+    return int(match.group(1)) if match else None
+
+
+def _read_state(folder):
+    return json.loads((Path(folder) / STATE).read_text())
+
+
+def _write_state(folder, state):
+    write_atomically(Path(folder) / STATE, json.dumps(state, indent=1).encode())
+
+
+def _flushed_checksum(path):
+    with open(path, 'rb') as file:
+        os.fsync(file.fileno())
+    return sha256_of(path)

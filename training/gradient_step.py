@@ -1,0 +1,95 @@
+"""One update of the weights: forward, losses and backward over the micro-batches of a step, and its check."""
+import contextlib
+import math
+
+import paddle
+
+from common.errors import UserError
+from losses import weighted_losses
+
+DTYPES = {'fp16': 'float16', 'bf16': 'bfloat16'}
+
+
+class GradientStep:
+    """One optimizer step on a list of micro-batches: backward(), is_finite(), then step() or drop().
+
+    model: the network. losses: {'types', 'coef'} as PaddleSeg builds it. The gradient is the mean over the
+    micro-batches (and over the processes), so that losses which average over images, like the cross entropies, give
+    the update of one large batch; dice, which sums over the images of a micro-batch, gives the mean of their dices.
+    precision: 'fp32', or 'fp16' / 'bf16' for the network under autocast; losses are float32 always.
+    """
+
+    def __init__(self, model, losses, optimizer, precision='fp32'):
+        if precision != 'fp32' and paddle.get_device() == 'cpu':
+            raise UserError(f'--precision {precision}: expected a GPU, found a CPU, where Paddle has no {precision} '
+                             'kernels for training; use --precision fp32')
+        self.optimizer = optimizer
+        self.scaler = paddle.amp.GradScaler(init_loss_scaling=1024) if precision == 'fp16' else None
+        self._model = paddle.DataParallel(model) if paddle.distributed.get_world_size() > 1 else model
+        self._parameters = [p for p in model.parameters() if not p.stop_gradient]
+        self._losses = losses
+        self._dtype = DTYPES.get(precision)
+
+    def backward(self, batches):
+        """Gradients of the mean loss; returns (loss, {name: loss}), floats, means over the micro-batches."""
+        total, parts = 0.0, {}
+        for i, batch in enumerate(batches):
+            with self._without_sync(last=i == len(batches) - 1):
+                loss, terms = self._loss(batch)
+                loss = loss / len(batches)
+                (self.scaler.scale(loss) if self.scaler else loss).backward()
+            total += float(loss)
+            for name, value in terms.items():
+                parts[name] = parts.get(name, 0.0) + float(value) / len(batches)
+        return total, parts
+
+    def _loss(self, batch):
+        with paddle.amp.auto_cast(enable=self._dtype is not None, level='O1', dtype=self._dtype or 'float16'):
+            outputs = self._model(batch['img'])
+        return weighted_losses(outputs, batch['label'], self._losses)
+
+    def _without_sync(self, last):
+        """Processes exchange gradients once per step, with the last micro-batch."""
+        several = isinstance(self._model, paddle.DataParallel)
+        return self._model.no_sync() if several and not last else contextlib.nullcontext()
+
+    @paddle.no_grad()
+    def is_finite(self, loss):
+        """Whether loss and gradients are finite; in fp16 the scaler looks after the gradients, which may overflow."""
+        if not math.isfinite(loss):
+            return False
+        if self.scaler:
+            return True
+        # Sums, because they carry a NaN along, which Paddle's max on a CPU does not.
+        sums = [p.grad.abs().sum() for p in self._parameters if p.grad is not None]
+        return bool(paddle.isfinite(paddle.stack(sums)).all())
+
+    def step(self):
+        """Apply the gradients."""
+        if self.scaler:
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        else:
+            self.optimizer.step()
+        self.optimizer.clear_grad()
+
+    def drop(self):
+        """Forget the gradients."""
+        self.optimizer.clear_grad()
+
+
+def running_statistics(model):
+    """The running means and variances of a model (Paddle counts them among the parameters, not the buffers)."""
+    return [statistic for layer in _batch_norms(model) for statistic in (layer._mean, layer._variance)]
+
+
+def _batch_norms(model):
+    return [layer for layer in model.sublayers() if isinstance(layer, paddle.nn.layer.norm._BatchNormBase)]
+
+
+def freeze_batch_norm(model):
+    """Normalise with the running statistics in training, too, and leave statistics, scale and bias as they are."""
+    for layer in _batch_norms(model):
+        layer._use_global_stats = True
+        for parameter in layer.parameters():
+            parameter.stop_gradient = True

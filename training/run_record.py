@@ -1,0 +1,99 @@
+"""run.json in a run's folder: how each start of the run was made, so that it can be repeated and compared."""
+import json
+import os
+import platform
+import subprocess
+import sys
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+
+from common.atomic_io import write_atomically
+from common.errors import UserError
+
+FILE = 'run.json'
+PACKAGES = ('paddlepaddle', 'paddlepaddle-gpu', 'paddleseg', 'numpy', 'opencv-python-headless', 'pillow')
+ROOT = Path(__file__).resolve().parents[1]
+# What the last bits of a result depend on, besides the code and the data.
+SAME_BITS = ('processor', 'instructions', 'device', 'threads', 'processes')
+
+
+def entry(arguments, device, threads, processes, iteration):
+    """One start of a run as plain values for JSON.
+
+    arguments: the flags as a mapping. device: Paddle's name, like 'cpu' or 'gpu:0'. threads: of each process.
+    iteration: where this start begins, 0 for a new run.
+    """
+    return {'started': datetime.now(timezone.utc).isoformat(timespec='seconds'), 'command': [sys.executable, *sys.argv],
+            'arguments': dict(arguments), 'iteration': iteration, 'versions': _versions(), 'git': _git(),
+            'machine': {'host': platform.node(), **_processor(), 'cores': os.cpu_count(),
+                        'device': device.partition(':')[0], 'threads': threads, 'processes': processes}}
+
+
+def read(folder):
+    """The entries of a run's folder, oldest first; [] where there are none. ValueError for another kind of file."""
+    path = Path(folder) / FILE
+    if not path.is_file():
+        return []
+    try:
+        starts = json.loads(path.read_text())['starts']
+        return [{**start, 'machine': dict(start['machine'])} for start in starts]
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f'{path}: expected the starts of a run as train.py writes them, found another file; move it '
+                         'away') from error
+
+
+def append(folder, start, earlier=None):
+    """Add an entry to run.json, atomically. earlier: entries to begin with, where the folder has no file of its own."""
+    starts = read(folder) or list(earlier or ())
+    write_atomically(Path(folder) / FILE, json.dumps({'starts': [*starts, start]}, indent=1).encode())
+
+
+def difference(before, now):
+    """What differs between the machines of two entries that may change a result's last bits, as text; '' if nothing."""
+    old, new = before['machine'], now['machine']
+    changed = [key for key in SAME_BITS if old.get(key) != new.get(key)]
+    return ', '.join(_changed(key, old.get(key), new.get(key)) for key in changed)
+
+
+def _changed(key, old, new):
+    if key == 'instructions':  # the lists are long: name what one has and the other has not
+        lost, gained = sorted(set(old or ()) - set(new or ())), sorted(set(new or ()) - set(old or ()))
+        return ' '.join(['instructions', *(f'-{name}' for name in lost), *(f'+{name}' for name in gained)])
+    return f'{key} {old} -> {new}'
+
+
+def _versions():
+    versions = {'python': platform.python_version()}
+    for name in PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _git():
+    """{'commit', 'changed'} of this repository; None where it is no checkout or git is missing."""
+    def git(*arguments):
+        return subprocess.run(['git', '-C', str(ROOT), *arguments], capture_output=True, text=True, timeout=20,
+                              check=True).stdout.strip()
+
+    try:
+        return {'commit': git('rev-parse', 'HEAD'), 'changed': bool(git('status', '--porcelain', '-uno'))}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _processor():
+    """Model name, and the vector instructions that the mathematical libraries choose their kernels by."""
+    try:
+        lines = Path('/proc/cpuinfo').read_text().splitlines()
+    except OSError:
+        return {'processor': platform.processor() or platform.machine(), 'instructions': []}
+    fields = {key.strip(): value.strip() for key, _, value in (line.partition(':') for line in lines)}
+    flags = fields.get('flags', fields.get('Features', '')).split()
+    name = fields.get('model name', platform.machine())
+    family = ' '.join(f'{key} {fields[key]}' for key in ('cpu family', 'model') if key in fields)
+    return {'processor': f'{name} ({family})' if family else name,
+            'instructions': sorted({flag for flag in flags if flag.startswith(('avx', 'amx', 'fma', 'sve', 'asimd'))})}
