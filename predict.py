@@ -25,7 +25,8 @@ def main(argv):
     from paddleseg.transforms import Compose
     from tqdm import tqdm
 
-    from common.config import Builder, Config
+    from common.builder import Builder
+    from common.config import Config
     from inference import backends, pictures
     from inference.predictor import Predictor
     from inference.prefetch import prefetch

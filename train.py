@@ -63,7 +63,8 @@ def main(argv):
     import paddle
 
     from common.atomic_io import FolderLock
-    from common.config import Builder, Config
+    from common.builder import Builder
+    from common.config import Config
     from inference.backends import fuse_for_inference
     from inference.evaluation_pictures import evaluation_pictures
     from inference.evaluator import evaluate

@@ -20,7 +20,8 @@ def main(argv):
     import paddle
 
     from common.atomic_io import write_atomically
-    from common.config import Builder, Config
+    from common.builder import Builder
+    from common.config import Config
     from inference import backends, metrics
     from inference.evaluator import evaluate
     from inference.predictor import Predictor

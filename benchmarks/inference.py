@@ -55,7 +55,8 @@ def network(args):
 
 
 def builder(args):
-    from common.config import Builder, Config
+    from common.builder import Builder
+    from common.config import Config
     return Builder(Config(args.config, [f'model.n_scales={args.scales}'] if args.scales else [], with_pretrained=False))
 
 

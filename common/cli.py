@@ -40,8 +40,8 @@ def run(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = No
             status = _report(f'error: {text}', error, arguments)
         else:
             first = (str(error).strip().splitlines() or [''])[0]
-            status = _report(f'internal error: {type(error).__name__}: {first}; this is a defect, please report it with '
-                             f'{_keep_traceback(error)}', error, arguments)
+            status = _report(f'internal error: {type(error).__name__}: {first}; this is a defect, please report it '
+                             f'with {_keep_traceback(error)}', error, arguments)
     sys.exit(status)
 
 

@@ -112,7 +112,8 @@ def test_predict_keeps_folders_and_reports_what_is_no_image(trained, toy, tmp_pa
 
 
 def test_predict_equals_the_model_run_by_hand(trained, toy, tmp_path):
-    from common.config import Builder, Config
+    from common.builder import Builder
+    from common.config import Config
 
     config, folder = trained
     weights = folder / 'iter_3' / 'model.pdparams'

@@ -165,7 +165,8 @@ def test_class_uniform_sampling_of_a_jpeg_that_is_turned(own, tmp_path):
 
 @pytest.mark.parametrize('count', [1, 255])
 def test_the_fewest_and_the_most_classes(tiny_config, tmp_path, count):
-    from common.config import Builder, Config
+    from common.builder import Builder
+    from common.config import Config
     from training.trainer import Trainer
     rng = np.random.default_rng(0)
     for i in range(2):

@@ -5,7 +5,8 @@ import pytest
 from paddleseg.core import infer
 from paddleseg.core.train import loss_computation
 
-from common.config import Builder, Config
+from common.builder import Builder
+from common.config import Config
 from inference.predictor import Predictor
 from losses import weighted_losses
 

@@ -178,7 +178,8 @@ def main(argv=None):
     from paddleseg.transforms import Compose
 
     from common.atomic_io import FolderLock
-    from common.config import Builder, Config
+    from common.builder import Builder
+    from common.config import Config
     from datasets.sampling import shard
     from inference import backends
     from inference.predictor import Predictor

@@ -43,7 +43,7 @@ def create(builder: Any, model_path: str | os.PathLike, backend: str = 'auto', p
            cache: bool = True) -> Any:
     """The network of a config with these weights, ready to evaluate: (1, 3, H, W) float32 tensor -> [logits].
 
-    builder: common.config.Builder. backend: 'auto' is Paddle on a GPU, and on a CPU the fastest that is installed.
+    builder: common.builder.Builder. backend: 'auto' is Paddle on a GPU, and on a CPU the fastest that is installed.
     precision: of the network; the fusion of scales and argmax are float32 always. cache: keep what is converted for
     OpenVINO and ONNX Runtime, and use what was kept.
     Returns a FusedNetwork, or the model itself where it is of another kind (Paddle, fp32).

@@ -9,7 +9,8 @@ import pytest
 import yaml
 from paddleseg.cvlibs import manager
 
-from common.config import Builder, Config
+from common.builder import Builder
+from common.config import Config
 from inference.evaluator import evaluate
 from losses import DiceLoss
 from models.mscale_ocrnet import MscaleOCRNet

@@ -28,7 +28,7 @@ def network(classes=5):
 
 
 class Builder:
-    """As common.config.Builder: makes the model when it is asked for."""
+    """As common.builder.Builder: makes the model when it is asked for."""
 
     @functools.cached_property
     def model(self):

@@ -54,7 +54,8 @@ def pngs(folder):
 @pytest.fixture(scope='module')
 def trained(toy, tmp_path_factory):
     """(config, weights) of a tiny network that is random but sure of itself: confidences from 0.1 to 1."""
-    from common.config import Builder, Config
+    from common.builder import Builder
+    from common.config import Config
 
     folder = tmp_path_factory.mktemp('trained')
     config = folder / 'tiny.yml'
@@ -116,7 +117,8 @@ def outputs(root):
 # ---------------------------------------------------------------- predictions and confidences
 
 def test_values_are_the_softmax_of_the_averaged_logits(made, trained):
-    from common.config import Builder, Config
+    from common.builder import Builder
+    from common.config import Config
     predict = Predictor(load_model(Builder(Config(trained[0])), str(trained[1])))
     found = outputs(made)
     images = sorted((made / IMAGES).rglob('*.png'))

@@ -12,7 +12,8 @@ def main(argv):
     cli.start_paddle()
     import paddle
 
-    from common.config import Builder, Config
+    from common.builder import Builder
+    from common.config import Config
     from inference.evaluator import evaluate
     from inference.predictor import Predictor
     from training.trainer import Trainer

@@ -43,7 +43,8 @@ def test_two_processes_train_and_evaluate_like_one(tiny_config, tmp_path):
 
 def test_val_under_the_launcher_counts_every_image_once(tiny_config, tmp_path):
     """Three images on two processes: the same confusion matrix, hence the same JSON, as one process."""
-    from common.config import Builder, Config
+    from common.builder import Builder
+    from common.config import Config
 
     paddle.seed(1)
     weights = tmp_path / 'model.pdparams'

@@ -1,0 +1,129 @@
+"""The objects that a config describes."""
+import os
+from functools import cached_property
+from pathlib import Path
+
+import paddleseg.cvlibs
+from paddleseg.utils import logger as paddleseg_logger
+
+from common.atomic_io import write_atomically
+from common.errors import UserError
+from datasets.cityscapes_autolabeling import CityscapesAutolabeling
+from datasets.description import describe
+from datasets.labels import LabelSet, distinct_colors
+
+
+class Builder(paddleseg.cvlibs.SegBuilder):
+    """PaddleSeg's builder of model, datasets, losses, optimizer and schedule, with the cause of a failure unwrapped."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        paddleseg_logger.log_level = 0  # it prints every component it builds
+
+    def build_component(self, cfg):
+        try:
+            return super().build_component(cfg)
+        except RuntimeError as error:
+            cause = error
+            while cause.__context__ is not None:
+                cause = cause.__context__
+            if isinstance(cause, UserError):
+                raise cause from None
+            if isinstance(cause, (ValueError, OSError)):  # PaddleSeg's own words about a value
+                raise UserError(f'{self.config.path}: {cfg.get("type")}: {" ".join(str(cause).split())}') from error
+            raise
+
+    def _described(self, dataset_class, section):
+        """The dataset's class with the classes of its folder, where it is one of ours: PaddleSeg asks the class.
+
+        Where that folder is not there (weights used on another machine) a run's dataset.yml lies beside its config;
+        failing that, the other section's folder may be there.
+        """
+        sections = [section, *{'train_dataset', 'val_dataset'} - {section}]
+        root, other = (self.config.dic.get(name, {}).get('dataset_root') for name in sections)
+        if not issubclass(dataset_class, CityscapesAutolabeling) or root is None:
+            return dataset_class
+        beside = os.path.dirname(self.config.path)
+        if not os.path.isdir(root):
+            root = beside if os.path.isfile(os.path.join(beside, 'dataset.yml')) else other or root
+        labels = describe(root).labels
+        return type(dataset_class.__name__, (dataset_class,), {
+            'LABELS': labels, 'NUM_CLASSES': labels.num_classes, 'IGNORE_INDEX': labels.ignore_index})
+
+    @cached_property
+    def train_dataset_class(self):
+        return self._described(super().train_dataset_class, 'train_dataset')
+
+    @cached_property
+    def val_dataset_class(self):
+        return self._described(super().val_dataset_class, 'val_dataset')
+
+    @cached_property
+    def model(self):
+        self._check_classes()
+        return super().model
+
+    def release_model(self):
+        """Forget the model, whose memory is free as soon as nobody else holds it."""
+        vars(self).pop('model', None)
+
+    @property
+    def labels(self):
+        """The LabelSet of the validation dataset; generic names and no colours for PaddleSeg's own datasets."""
+        dataset_class = self.val_dataset_class if 'val_dataset' in self.config.dic else self.train_dataset_class
+        if hasattr(dataset_class, 'LABELS'):
+            return dataset_class.LABELS
+        cfg = self.config.val_dataset_cfg or self.config.train_dataset_cfg
+        num_classes = cfg.get('num_classes') or dataset_class.NUM_CLASSES
+        return LabelSet(names=tuple(f'class {i}' for i in range(num_classes)),
+                                 palette=tuple(distinct_colors(num_classes)))
+
+    def save_description(self, folder):
+        """Copy the training data's dataset.yml, if there is one, beside the run's config, for other machines."""
+        root = self.config.dic['train_dataset'].get('dataset_root')
+        if root is not None and (path := Path(root) / 'dataset.yml').is_file():
+            write_atomically(Path(folder) / 'dataset.yml', path.read_bytes())
+
+    def check_weights(self, folder):
+        """ValueError if weights come from a run, whose folder has a dataset.yml, of other classes than the config's.
+
+        Their number alone would not tell: the same classes in another order give nonsense without an error.
+        """
+        path = Path(folder) / 'dataset.yml'
+        if path.is_file() and (found := describe(folder).labels.names) != self.labels.names:
+            raise UserError(f'{path}: expected the {_listed(self.labels.names)} of {self.config.path}, found '
+                             f'{_listed(found)}; use the config.yml in that folder, or train anew')
+
+    def _check_classes(self):
+        """model.num_classes, training and validation data must agree, by names where the datasets have them."""
+        def names(dataset_class):
+            return dataset_class.LABELS.names if hasattr(dataset_class, 'LABELS') else None
+
+        config, train = self.config, self.train_dataset_class
+        if names(train) is None:
+            return
+        root = config.dic['train_dataset']['dataset_root']
+        stated = config.dic['model'].get('num_classes', train.NUM_CLASSES)
+        if stated != train.NUM_CLASSES:
+            raise UserError(f"{config.path}: key 'model.num_classes': expected {train.NUM_CLASSES}, the classes of "
+                             f'train_dataset.dataset_root {root}, found {stated}; remove the key or correct the folder')
+        if 'val_dataset' in config.dic and names(self.val_dataset_class) not in (None, names(train)):
+            val_root = config.dic['val_dataset']['dataset_root']
+            raise UserError(f"{config.path}: key 'val_dataset.dataset_root': expected the classes of the training "
+                             f'data in {root} ({_listed(names(train))}), found {val_root} '
+                             f'({_listed(names(self.val_dataset_class))}); compare their dataset.yml')
+
+    @cached_property
+    def loss(self):
+        expected = getattr(self.train_dataset_class, 'IGNORE_INDEX', None)
+        for i, cfg in enumerate(self.config.loss_cfg['types']):
+            for part in cfg.get('losses', [cfg]):  # of a MixedLoss
+                found = part.get('ignore_index', expected)
+                if None not in (found, expected) and found != expected:
+                    raise UserError(f"{self.config.path}: key 'loss.types.{i}.ignore_index': expected {expected}, as "
+                                     f'the training data have it, found {found}; remove the key')
+        return super().loss
+
+
+def _listed(names):
+    return f'{len(names)} classes {", ".join(names[:4])}{", ..." if len(names) > 4 else ""}'

@@ -1,0 +1,165 @@
+"""What a config may say: its keys, their types, the classes it names and their parameters."""
+import inspect
+
+import paddle
+from paddleseg.cvlibs import manager
+
+from common.config_files import nearest
+from common.errors import UserError
+
+NUMBER = (int, float)
+TOP_LEVEL = {'batch_size': int, 'iters': int, 'model': dict, 'train_dataset': dict, 'val_dataset': dict,
+             'optimizer': dict, 'lr_scheduler': dict, 'loss': dict, 'test_config': dict,
+             'options': dict}
+OPTIONS = {'ema': float, 'freeze_batch_norm': bool, 'early_stop': int}
+TEST_CONFIG = {'aug_eval': bool, 'scales': (int, float, list), 'flip_horizontal': bool, 'flip_vertical': bool,
+               'is_slide': bool, 'crop_size': list, 'stride': list}
+COMPONENTS = {'model': (manager.MODELS, manager.BACKBONES), 'backbone': (manager.BACKBONES,),
+              'train_dataset': (manager.DATASETS,), 'val_dataset': (manager.DATASETS,),
+              'transforms': (manager.TRANSFORMS,), 'optimizer': (manager.OPTIMIZERS,), 'types': (manager.LOSSES,),
+              'losses': (manager.LOSSES,)}
+
+
+def _kinds(expected):
+    kinds = expected if isinstance(expected, tuple) else (expected,)
+    return NUMBER if float in kinds else kinds
+
+
+class Checker:
+    """Walks a resolved config and refuses what does not fit, naming the key and the file that says so."""
+
+    def __init__(self, chain, opts):
+        self.chain = chain
+        self.opts = opts
+
+    def fail(self, keys, text):
+        key = '.'.join(map(str, keys))
+        raise UserError(f'{self._source(keys)}: key {key!r}: {text}')
+
+    def _source(self, keys):
+        names = [str(key) for key in keys]
+        options = [(item, item.partition('=')[0].split('.')) for item in reversed(self.opts)]
+        for item, parts in options:
+            if parts == names:
+                return f'--opts {item}'
+        for path, dic in self.chain:
+            try:
+                for key in keys:
+                    dic = dic[key]
+            except (KeyError, IndexError, TypeError):
+                continue
+            return path
+        # No file has the key: an option has set something in it, or it is missing from the file itself.
+        return next((f'--opts {item}' for item, parts in options if parts[:len(names)] == names), self.chain[0][0])
+
+    def value(self, keys, value, expected):
+        kinds = _kinds(expected)
+        wrong_bool = isinstance(value, bool) and bool not in kinds
+        if not isinstance(value, kinds) or wrong_bool:
+            names = {int: 'an integer', float: 'a number', bool: 'True or False', str: 'text', list: 'a list',
+                     dict: 'a mapping', tuple: 'a list'}
+            wanted = 'a number' if kinds == NUMBER else ' or '.join(dict.fromkeys(names[kind] for kind in kinds))
+            hint = ' (YAML reads 1e-3 as text: write 0.001 or 1.0e-3)' if isinstance(value, str) and kinds == NUMBER \
+                else ''
+            self.fail(keys, f'expected {wanted}, found {value!r}; correct the value{hint}')
+
+    def names(self, keys, dic, valid, required=()):
+        for name in dic:
+            if name not in valid:
+                self.fail((*keys, name), f'expected a known name, found {name!r}; {nearest(name, valid)}')
+        for name in required:
+            if name not in dic:
+                self.fail((*keys, name), f'expected a value, found none; add {name} to '
+                                         f'{".".join(map(str, keys)) or "the config"}')
+
+    def component(self, keys, cfg, registries, aliases=None, extra=()):
+        """A mapping with `type`: the type must be registered, the other keys its parameters, of the right types."""
+        if not isinstance(cfg, dict):
+            self.fail(keys, f'expected a mapping with "type", found {cfg!r}; write it as "type: NAME" and parameters')
+        if 'type' not in cfg:
+            self.fail((*keys, 'type'), 'expected the name of a class, found none; add "type: NAME"')
+        known = {name: component for registry_ in registries for name, component in registry_.items()}
+        name = (aliases or {}).get(cfg['type'], cfg['type'])
+        if name not in known:
+            self.fail((*keys, 'type'), f'expected a registered type, found {cfg["type"]!r}; '
+                                       f'{nearest(cfg["type"], known)}')
+        parameters = [p for p in inspect.signature(known[name]).parameters.values() if p.name not in extra]
+        given = {key: value for key, value in cfg.items() if key != 'type'}
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            required = [p.name for p in parameters if p.default is p.empty and p.kind is not p.VAR_POSITIONAL
+                        and p.name not in ('num_classes', 'in_channels')]
+            self.names(keys, given, [p.name for p in parameters], required)
+        for parameter in parameters:
+            if parameter.name in given:
+                self._parameter((*keys, parameter.name), given[parameter.name], parameter)
+
+    def _parameter(self, keys, value, parameter):
+        default = parameter.default
+        if keys[-1] in COMPONENTS and isinstance(value, (dict, list)):
+            self.components(keys, value)
+        elif default is None or (value is None and default is not parameter.empty):
+            return  # PaddleSeg's None stands for several kinds
+        elif default is parameter.empty:
+            expected = {'num_classes': int, 'backbone_indices': list, 'dataset_root': str, 'min_K': int,
+                        'loss_th': float, 'coef': list}.get(parameter.name)
+            if keys[-1] in COMPONENTS:
+                self.fail(keys, f'expected a mapping with "type", found {value!r}; correct the value')
+            if expected:
+                self.value(keys, value, expected)
+        else:
+            kind = type(default)
+            self.value(keys, value, bool if kind is bool else float if kind in NUMBER else
+                       list if kind is tuple else kind)
+
+    def components(self, keys, value):
+        registries = [manager_.components_dict for manager_ in COMPONENTS[keys[-1]]]
+        if isinstance(value, list):
+            for i, item in enumerate(value):
+                self.component((*keys, i), item, registries)
+        else:
+            self.component(keys, value, registries)
+
+    def check(self, dic):
+        optional = ('val_dataset', 'test_config', 'options')
+        self.names((), dic, TOP_LEVEL, [key for key in TOP_LEVEL if key not in optional])
+        for key, value in dic.items():
+            self.value((key,), value, TOP_LEVEL[key])
+        for key in ('batch_size', 'iters'):
+            if dic[key] < 1:
+                self.fail((key,), f'expected at least 1, found {dic[key]}; correct the value')
+        for key in ('model', 'train_dataset', 'val_dataset'):
+            if key in dic:
+                self.components((key,), dic[key])
+        momentum = 'momentum' in dic['optimizer']
+        self.component(('optimizer',), dic['optimizer'], [manager.OPTIMIZERS.components_dict],
+                       aliases={'sgd': 'Momentum' if momentum else 'SGD', 'SGD': 'Momentum' if momentum else 'SGD',
+                                'adam': 'Adam'})
+        self._lr_scheduler(dic['lr_scheduler'])
+        self._loss(dic['loss'])
+        for section, valid in (('test_config', TEST_CONFIG), ('options', OPTIONS)):
+            self.names((section,), dic.get(section, {}), valid)
+            for key, value in dic.get(section, {}).items():
+                self.value((section, key), value, valid[key])
+
+    def _lr_scheduler(self, cfg):
+        schedulers = {name: cls for name, cls in vars(paddle.optimizer.lr).items()
+                      if inspect.isclass(cls) and issubclass(cls, paddle.optimizer.lr.LRScheduler)}
+        warmup = {key: cfg[key] for key in ('warmup_iters', 'warmup_start_lr') if key in cfg}
+        for key, value in warmup.items():
+            self.value(('lr_scheduler', key), value, float)
+        rest = {key: value for key, value in cfg.items() if key not in warmup}
+        if rest.get('type') == 'PolynomialDecay':
+            rest.setdefault('decay_steps', 1)  # PaddleSeg's builder fills it in
+        self.component(('lr_scheduler',), rest, [schedulers])
+        self.value(('lr_scheduler', 'learning_rate'), rest.get('learning_rate', 0), float)
+
+    def _loss(self, cfg):
+        self.names(('loss',), cfg, ('types', 'coef'), ('types', 'coef'))
+        for key in ('types', 'coef'):
+            self.value(('loss', key), cfg[key], list)
+        self.components(('loss', 'types'), cfg['types'])
+        for i, coef in enumerate(cfg['coef']):
+            self.value(('loss', 'coef', i), coef, float)
+        if len(cfg['types']) not in (1, len(cfg['coef'])):
+            self.fail(('loss', 'types'), f'expected 1 or as many losses as loss.coef has ({len(cfg["coef"])}), found '
+                                         f'{len(cfg["types"])}; give every loss its coefficient')
