@@ -15,6 +15,7 @@ import contextlib
 from unittest import mock
 
 import numpy as np
+import paddle
 
 from models import layers, ocr, scale_attention
 
@@ -37,12 +38,28 @@ def of_sum(terms):
     return float(np.sqrt(terms)) * EPS
 
 
+def of_positions(*sizes):
+    """Relative rounding of bilinear interpolations of `sizes` rows or columns, one after the other, against exact
+    positions: a float32 position among n is off by n * EPS / 2 at most, and neighbours differ by about the largest
+    value."""
+    return sum(sizes) * EPS / 2
+
+
 FLOOR = of_sum(512)  # 2.7e-6: the classifier's sum over the 512 channels of the OCR features
 
 
 def disturbed(x, rng):
     """float32 array -> float32 array of which every element is the next number above or below, by chance."""
     return np.nextafter(x, np.where(rng.random(x.shape) < 0.5, -np.inf, np.inf).astype(np.float32))
+
+
+def of_network(function):
+    """function: tensor -> tensor, as one of arrays for `sensitivity`, without gradients."""
+    def of_arrays(x):
+        with paddle.no_grad():
+            return function(paddle.to_tensor(x)).numpy()
+
+    return of_arrays
 
 
 def error(found, expected):

@@ -10,7 +10,8 @@ from models.layers import ConvBN
 from models.lean_network import LeanNetwork, PaddleParts
 from models.lean_ops import PaddleOps
 from models.mscale_ocrnet import MscaleOCRNet
-from tests import fill
+from tests import fill, rounding
+from tests.rounding import of_network, sensitivity
 
 K = 7
 
@@ -34,25 +35,26 @@ def enlarged(x, size):
     return F.interpolate(x, size, mode='bilinear')
 
 
-def close(found, expected, tolerance=2e-5):
-    found, expected = np.asarray(found), np.asarray(expected)
-    assert found.shape == expected.shape
-    assert np.abs(found - expected).max() <= tolerance * np.abs(expected).max()
+def close(found, expected, condition=0.0, floor=rounding.FLOOR):
+    """Equal up to rounding, see tests/rounding.py: the same sums in another order, both of them in float32."""
+    rounding.assert_close(np.asarray(found), np.asarray(expected), condition, rounding.SPREAD, floor)
 
 
 def test_batch_norm_folds_into_the_convolution():
     layer = ConvBN(5, 4, 3, bias=True, relu=False)
     fill.weights(layer)
     layer.eval()
-    x = paddle.to_tensor(fill.image(1, [1, 5, 20, 24]))
+    x = fill.image(1, [1, 5, 20, 24])
     weight, bias = (paddle.to_tensor(a) for a in lean.fold(layer))
-    close(F.conv2d(x, weight, bias, padding=1), layer(x))
+    close(F.conv2d(paddle.to_tensor(x), weight, bias, padding=1), layer(paddle.to_tensor(x)),
+          sensitivity(of_network(layer), x), rounding.of_sum(5 * 9))
 
 
 @pytest.mark.parametrize('size,out', [(5, 20), (7, 27), (20, 9), (6, 6), (1, 4)])
 def test_rows_as_a_matrix(size, out):
     x = fill.image(2, [1, 3, 32, 16])[:, :, :size]
-    close(lean.bilinear_rows(size, out) @ x, enlarged(paddle.to_tensor(x), [out, 16]), 1e-6)
+    close(lean.bilinear_rows(size, out) @ x, enlarged(paddle.to_tensor(x), [out, 16]),
+          floor=rounding.of_sum(2) + rounding.of_positions(size))
 
 
 @pytest.mark.parametrize('height,coarse', [(38, (19, 10, 5)), (37, (19, 10, 5)), (64, (32, 16, 8)), (3, (2, 1, 1))])
@@ -80,20 +82,25 @@ def test_strips_take_the_rows_they_need(height, coarse, rows):
 def test_head_on_branches_equals_head_on_their_concatenation(model, parts, rows, size):
     """1x1 and 3x3 convolutions per branch, and the softmax over space strip by strip."""
     branches = model.ocrnet.backbone.branches(paddle.to_tensor(fill.image(3, [1, 3, *size])))
-    features = paddle.concat([enlarged(b, branches[0].shape[2:]) for b in branches], axis=1)
     head = model.ocrnet.head
-    pixels = head.conv3x3_ocr(features)
-    weights = F.softmax(head.aux_head(features).flatten(2), axis=2)
-    regions = paddle.matmul(weights[0], pixels.flatten(2)[0], transpose_y=True)
 
+    def plain(finest):
+        features = paddle.concat([enlarged(b, finest.shape[2:]) for b in (finest, *branches[1:])], axis=1)
+        pixels = head.conv3x3_ocr(features)
+        weights = F.softmax(head.aux_head(features).flatten(2), axis=2)
+        return pixels, paddle.matmul(weights[0], pixels.flatten(2)[0], transpose_y=True)
+
+    pixels, regions = plain(branches[0])
+    conditions = [sensitivity(of_network(lambda x, i=i: plain(x)[i]), branches[0].numpy(), trials=2) for i in (0, 1)]
     finest = np.pad(branches[0].numpy(), [(0, 0), (0, 0), (1, 1), (0, 0)])
     strips, counts = lean.strips(branches[0].shape[2], [b.shape[2] for b in branches[1:]], rows)
     found, statistics = zip(*[parts.pixels(
         paddle.to_tensor(finest[:, :, s.start:s.stop + 2]),
         [b[:, :, low:low + n] for b, low, n in zip(branches[1:], s.low, counts)], s.enlarge, s.enlarge_shifted)
         for s in strips])
-    close(paddle.concat(list(found), axis=2), pixels)
-    close(lean_network._regions(*zip(*statistics)), regions)
+    floor = rounding.FLOOR + rounding.of_positions(max(branches[1].shape[2:]))
+    close(paddle.concat(list(found), axis=2), pixels, conditions[0], floor)
+    close(lean_network._regions(*zip(*statistics)), regions, conditions[1], floor)
 
 
 def test_the_sum_over_strips_survives_large_logits():
@@ -107,6 +114,7 @@ def test_the_sum_over_strips_survives_large_logits():
         statistics.append((top, e.sum(1, keepdims=True), e @ pixels[:, part].T))
     softmax = np.exp(logits - logits.max(1, keepdims=True))
     expected = softmax / softmax.sum(1, keepdims=True) @ pixels.T
+    # float64; exp of arguments up to about 500 is off by 500 bits of 2**-53, a sum of 40 terms by sqrt(40) of them
     np.testing.assert_allclose(lean_network._regions(*zip(*statistics)), expected, rtol=1e-12)
 
 
@@ -118,15 +126,18 @@ def test_object_context_as_a_mix_of_vectors(model, parts):
     ocr = head.spatial_ocr(pixels, paddle.to_tensor(regions.T.reshape([1, 24, K, 1])))
     key, context = lean.objects(parts.object_weights, regions)
     logits, attention = parts.logits(pixels, key, context, None)
-    close(logits, head.cls_head(ocr))
+    region_vectors = paddle.to_tensor(regions.T.reshape([1, 24, K, 1]))
+    conditions = [sensitivity(of_network(lambda x, last=last: last(head.spatial_ocr(x, region_vectors))),
+                              pixels.numpy()) for last in (head.cls_head, model.scale_attn)]
+    close(logits, head.cls_head(ocr), conditions[0])
     assert attention is None
 
     inside = np.ones([1, 1, 20, 1], 'float32')
     inside[:, :, [0, 1, -2, -1]] = 0
     anything = paddle.full([1, 24, 2, 32], 3.0)  # rows outside of the image
     logits, attention = parts.logits(paddle.concat([anything, pixels, anything], axis=2), key, context, inside)
-    close(logits, head.cls_head(ocr))
-    close(attention, model.scale_attn(ocr))
+    close(logits, head.cls_head(ocr), conditions[0])
+    close(attention, model.scale_attn(ocr), conditions[1])
 
 
 @pytest.mark.parametrize('shape,above,size', [((24, 32), (96, 128), (48, 64)), ((19, 27), (75, 105), (50, 70)),
@@ -134,7 +145,9 @@ def test_object_context_as_a_mix_of_vectors(model, parts):
 def test_enlarging_and_shrinking_without_the_large_image(monkeypatch, shape, above, size):
     monkeypatch.setattr(lean_network, 'CHUNK', 5 * K * above[1])  # five rows at a time
     x = paddle.to_tensor(fill.image(5, [1, K, 32, 32])[:, :, :shape[0], :shape[1]])
-    close(lean_network.through(x, above, size), enlarged(enlarged(x, above), size), 2e-6)
+    close(lean_network.through(x, above, size), enlarged(enlarged(x, above), size),
+          # from the enlarged image its positions are so many times larger, and its neighbours so many times closer
+          floor=rounding.of_sum(8) + rounding.of_positions(max(shape), max(shape)))
 
 
 @pytest.mark.parametrize('stride,padding,kernel', [(1, 1, 3), (2, 1, 3), (1, (0, 1), 3), (1, 0, 1)])
@@ -143,26 +156,29 @@ def test_convolution_in_strips(monkeypatch, stride, padding, kernel):
     monkeypatch.setattr(lean_ops, 'UNFOLDED', 9 * 4 * 20 * 3)
     x, weight = (paddle.to_tensor(fill.image(6, [n, 4, 32, 32])[:, :, :s, :s]) for n, s in ((1, 20), (5, kernel)))
     close(PaddleOps().conv(x, weight, stride=stride, padding=padding),
-          F.conv2d(x, weight, stride=stride, padding=padding), 1e-6)
+          F.conv2d(x, weight, stride=stride, padding=padding), floor=rounding.of_sum(4 * kernel**2))
 
 
 @pytest.mark.parametrize('strip', [64, 1 << 15])
 @pytest.mark.parametrize('scales', [(0.5, 1, 2), (0.5, 1, 1.5, 2, 2.5), (1,), (0.25, 0.5, 1), (1, 2)], ids=str)
 def test_the_whole_equals_the_plain_network(model, parts, scales, strip):
-    x = paddle.to_tensor(fill.image(7, [1, 3, 75, 106]))
+    image = fill.image(7, [1, 3, 75, 106])
+    x = paddle.to_tensor(image)
     with paddle.no_grad():
         expected = model.hierarchy(x, scales)
     parts.strip = strip
     found = LeanNetwork(parts, scales)(x)[0]
-    close(found, expected, 5e-5)
+    close(found, expected, sensitivity(of_network(lambda x: model.hierarchy(x, scales)), image, trials=2))
     assert (found.argmax(1) == expected.argmax(1)).astype('float32').mean() > 0.999
     assert len(np.unique(expected.argmax(1))) > 2, 'the comparison must have something to compare'
 
 
 def test_attention_map(model, parts):
-    x = paddle.to_tensor(fill.image(7, [1, 3, 75, 106]))
+    image = fill.image(7, [1, 3, 75, 106])
+    x = paddle.to_tensor(image)
+    condition = sensitivity(of_network(lambda x: model.attention_map(x, 0.5)), image)
     with paddle.no_grad():
-        close(LeanNetwork(parts, [0.5, 1.0]).attention_map(x, 0.5), model.attention_map(x, 0.5))
+        close(LeanNetwork(parts, [0.5, 1.0]).attention_map(x, 0.5), model.attention_map(x, 0.5), condition)
 
 
 def test_the_model_itself_is_left_alone(model):
