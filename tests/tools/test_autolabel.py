@@ -131,6 +131,8 @@ def test_values_are_the_softmax_of_the_averaged_logits(made, trained):
         probability = odds.max(0) / odds.sum(0)
         label, prediction, confidence = found[path.name.removesuffix('_leftImg8bit.png')]
         assert label.dtype == prediction.dtype == confidence.dtype == np.uint8 and label.shape == (64, 128)
+        # Engines and batches agree to 1e-5 of logits of about 10 (see test_backends.py): 1e-4, and of that a quarter
+        # in a probability, at most. What is nearer than that to another class or to the threshold may fall to either.
         certain = np.sort(mean, 0)[-1] - np.sort(mean, 0)[-2] > 1e-3
         np.testing.assert_array_equal(prediction[certain], LABEL_IDS[mean.argmax(0)][certain])
         assert (confidence <= 255 * probability + 0.02).all() and (confidence > 255 * probability - 1.02).all()
