@@ -43,7 +43,7 @@ def make(folder, count, size):
 def timed(folder, way, seconds, train_ids):
     """Seconds of predict.py's loop, and the files that it wrote."""
     import predict
-    from inference import pictures, prefetch
+    from inference import backends, pictures, predictor, prefetch
     started, loop = [], prefetch.prefetch
 
     def stand_in(sample):
@@ -61,8 +61,8 @@ def timed(folder, way, seconds, train_ids):
     argv = ['--config', str(CONFIG), '--model_path', str(folder / 'none/model.pdparams'), '--save_dir', str(out),
             '--image_path', str(folder / 'images')]
     with contextlib.ExitStack() as stack:
-        for target, name, stub in ((inference, 'load_model', lambda *args, **kwargs: None),
-                                   (inference, 'Predictor', lambda *args, **kwargs: stand_in),
+        for target, name, stub in ((backends, 'create', lambda *args, **kwargs: None),
+                                   (predictor, 'Predictor', lambda *args, **kwargs: stand_in),
                                    (prefetch, 'prefetch', start)):
             stack.enter_context(mock.patch.object(target, name, stub))
         if way == 'serial':

@@ -130,7 +130,8 @@ def plain_macs(args):
         if isinstance(layer, paddle.nn.Conv2D):
             layer.register_forward_post_hook(convolution)
     head = model.ocrnet.head
-    pixels, keys = head.conv3x3_ocr._conv.weight.shape[0], head.spatial_ocr.attention_block.f_down._conv.weight.shape[0]
+    layers = head.layers()
+    pixels, keys = layers.pixels.out_channels, layers.value.out_channels
     side = 256  # counted on a small image: all is in proportion to the pixels, but for a few at K regions
     with paddle.no_grad():
         plain_inference(SimpleNamespace(n_scales=[1.0], ocrnet=model.ocrnet, scale_attn=model.scale_attn),
@@ -139,10 +140,11 @@ def plain_macs(args):
     return total * args.size[0] * args.size[1] / side**2 * sum(scale**2 for scale in args.scales)
 
 
-def lean_macs(args):
+def fused_macs(args):
     """Multiply-adds of inference.fused_network: its graphs' convolutions and matrix products, and the fusion's rows."""
     from inference import fused, onnx_writer
-    from inference.backends import ENGINE_STRIP
+    from inference.backends.engine import STRIP
+    from inference.row_strips import split_rows
     model = network(args)
     graphs = {part: onnx_writer.build(model, part) for part in onnx_writer.PARTS}
     channels = model.ocrnet.backbone.branch_channels
@@ -152,7 +154,7 @@ def lean_macs(args):
         total += _graph_macs(graphs['backbone'], {'image': [1, 3, height, width]})
         sides = [(-(-height // 2**b), -(-width // 2**b)) for b in (2, 3, 4, 5)]
         rows, width = sides[0]
-        strips, counts = fused.strips(rows, [h for h, _ in sides[1:]], max(1, ENGINE_STRIP // width))
+        strips, counts = split_rows(rows, [h for h, _ in sides[1:]], max(1, STRIP // width))
         last = 'logits' if scale == max(args.scales) else 'logits_and_attention'
         for s in strips:
             size = s.stop - s.start
@@ -220,9 +222,9 @@ def measure(name, folder, args):
     else:
         os.environ['MSCALE_CACHE'] = str(folder / 'cache')
         backend, precision = CONFIGURATIONS[name]
-        lean = backends.create(SimpleNamespace(model=network(args)), weights, backend, precision)
+        fused = backends.create(SimpleNamespace(model=network(args), release_model=lambda: None), weights, backend, precision)
 
-        run = Predictor(lean, **flags.predictor_options({'memory_limit': args.memory_limit})).logits
+        run = Predictor(fused, **flags.predictor_options({'memory_limit': args.memory_limit})).logits
     ready = time.perf_counter() - started
     image = paddle.to_tensor(np.load(folder / 'image.npy'))
     gpu = paddle.get_device() != 'cpu'
@@ -248,9 +250,9 @@ def compare(args):
         prepare(folder, args)
         print(f'{args.config or args.backbone}, {args.size[0]}x{args.size[1]}, scales {args.scales}, '
               f'{args.threads} threads')
-        macs = {'plain': plain_macs(args) / 1e9, 'lean': lean_macs(args) / 1e9}
-        print(f'multiply-adds: plain {macs["plain"]:.0f} G, rearranged {macs["lean"]:.0f} G '
-              f'({macs["lean"] / macs["plain"]:.1%})\n')
+        macs = {'plain': plain_macs(args) / 1e9, 'fused': fused_macs(args) / 1e9}
+        print(f'multiply-adds: plain {macs["plain"]:.0f} G, rearranged {macs["fused"]:.0f} G '
+              f'({macs["fused"] / macs["plain"]:.1%})\n')
         print(f'{"":17} {"s":>8} {"CPU s":>8} {"x faster":>9} {"peak GB":>8} {"start s":>8} {"off":>9} {"equal":>9}',
               flush=True)
         for name in args.only or CONFIGURATIONS:

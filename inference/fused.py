@@ -10,8 +10,8 @@ What the rearrangement rests on (docs/performance.md):
   convolutions: it runs in strips of rows.
 
 The functions below say what is computed, an `ops` object with what: `PaddleOps` (inference.paddle_operations)
-computes, `OnnxOps` (inference.onnx_writer) writes a graph. The backbone is its own `walk`. All for one image: (1, C, rows, width),
-float32. inference.fused_network puts the parts together; tests hold the whole against MscaleOCRNet.hierarchy.
+computes, `OnnxOps` (inference.onnx_writer) writes a graph. The backbone is its own `walk`. All for one image:
+(1, C, rows, width), float32. inference.fused_network puts the parts together; tests hold the whole against MscaleOCRNet.hierarchy.
 """
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple

@@ -5,7 +5,10 @@ import numpy as np
 
 
 def weights(model):
-    """Overwrite every entry of a state dict with numbers drawn from a generator that its name seeds."""
+    """Overwrite every entry of a state dict with float32 numbers drawn from a generator that its name seeds.
+
+    A float64 network gets the same numbers: what its results differ in is rounding alone.
+    """
     for name, tensor in model.state_dict().items():
         rng = np.random.default_rng(zlib.crc32(name.encode()))
         shape = list(tensor.shape)
@@ -17,7 +20,7 @@ def weights(model):
             value = rng.uniform(0.4, 0.9, shape)
         else:
             value = rng.normal(0, 0.1, shape)
-        tensor.set_value(value.astype('float32'))
+        tensor.set_value(value.astype('float32').astype(str(tensor.dtype).split('.')[-1]))
 
 
 def image(seed, shape):

@@ -77,6 +77,7 @@ def test_evaluation_in_training_and_val_agree(trained, capsys):
     assert run(val.main, '--config', config, '--model_path', folder / 'best_model' / 'model.pdparams',
                '--backend', 'paddle') is None
     data = json.loads((folder / 'best_model' / 'evaluation_tiny.json').read_text())
+    # The same engine in both: not one of the 24576 pixels may differ, which would move the mean by at least 2e-6.
     assert data['miou'] == pytest.approx(state['best_miou'], abs=1e-6)
 
 

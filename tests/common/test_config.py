@@ -14,6 +14,8 @@ from common.config import Config
 from inference.evaluator import evaluate
 from losses import DiceLoss
 from models.mscale_ocrnet import MscaleOCRNet
+from tests import rounding
+from tests.losses import plain
 from training import checkpoint
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
@@ -234,7 +236,8 @@ def test_another_ignore_index_reaches_losses_crops_and_metrics(tiny_config, tmp_
     assert label.shape == (96, 128) and set(np.unique(label)) == {0, 1, 2, 254}
     assert (label[64:] == 254).all() and (label[:, 80:] == 254).all()  # 32 x 48 pixels are enlarged by 1.4 at most
     logits = paddle.zeros([1, 3, *label.shape])
-    assert float(builder.loss['types'][4](logits, paddle.to_tensor(label)[None])) == pytest.approx(np.log(3), rel=1e-5)
+    value = float(builder.loss['types'][4](logits, paddle.to_tensor(label)[None]))
+    assert value == pytest.approx(np.log(3), rel=plain.tolerance(label.size))
     result = evaluate(lambda sample: np.zeros(sample['label'].shape, np.uint8), builder.val_dataset)
     truth = cv2.imread(str(root / 'gtFine/val/x/a_gtFine_labelTrainIds.png'), cv2.IMREAD_UNCHANGED)
     assert result['matrix'].sum() == 28 * 48
@@ -347,7 +350,8 @@ def test_weight_decay_of_a_group_of_parameters(tiny_config, tmp_path):
     assert len([name for name, _ in trained if '_batch_norm' in name]) > 10
     for name, p in trained:
         factor = 1 if '_batch_norm' in name else 1 - 0.1 * 0.5
-        np.testing.assert_allclose(p.numpy(), factor * before[name], rtol=1e-5, err_msg=name)
+        # Three products and a difference here, the factor and a product there: eight half bits
+        np.testing.assert_allclose(p.numpy(), factor * before[name], rtol=4 * rounding.EPS, err_msg=name)
 
     # And a resumed run goes on with it.
     checkpoint.save(tmp_path, 1, model, optimizer, {'iteration': 1}, keep_max=0)

@@ -8,7 +8,9 @@ from paddleseg.models.losses import LovaszSoftmaxLoss, MixedLoss
 import losses
 import losses.statistics as statistics
 from losses import BootstrappedCrossEntropyLoss, DiceLoss, weighted_losses
+from tests import rounding
 from tests.losses import plain
+from tests.losses.plain import TOLERANCE
 
 COEFS = [1, 0.4, 0.05, 0.05]
 BOOTSTRAP = (20, 0.5)
@@ -34,9 +36,10 @@ def labels():
 
 @pytest.fixture
 def plain_losses(outputs, labels):
-    """{name: value}, the total and the gradients by the plain formulas."""
-    values = [plain.dice(x, labels) for x in outputs]
-    values += [plain.bootstrapped_cross_entropy(x, labels, *BOOTSTRAP) for x in outputs]
+    """{name: value}, the total and the gradients by the plain formulas, in float64."""
+    exact = [x.astype('float64') for x in outputs]
+    values = [plain.dice(x, labels) for x in exact]
+    values += [plain.bootstrapped_cross_entropy(x, labels, *BOOTSTRAP) for x in exact]
     total = sum(coef * value for coef, value in zip(COEFS * 2, values))
     total.backward()
     grads = [x.grad.numpy().copy() for x in outputs]
@@ -60,11 +63,11 @@ def check(total, values, outputs, plain_losses):
     assert sorted(values) == sorted(expected_values)
     for name, value in values.items():
         assert value.shape == [] and value.stop_gradient
-        assert float(value) == pytest.approx(expected_values[name], rel=1e-5), name
-    assert total.shape == [] and float(total) == pytest.approx(expected_total, rel=1e-5)
+        assert float(value) == pytest.approx(expected_values[name], rel=TOLERANCE), name
+    assert total.shape == [] and float(total) == pytest.approx(expected_total, rel=TOLERANCE)
     total.backward()
     for logits, grad in zip(outputs, expected_grads):
-        np.testing.assert_allclose(logits.grad.numpy(), grad, rtol=0, atol=1e-6 * np.abs(grad).max())
+        rounding.assert_close(logits.grad.numpy(), grad, floor=TOLERANCE)
 
 
 @pytest.mark.parametrize('build', [eight, mixed])
@@ -81,16 +84,16 @@ def test_outputs_already_repeated_by_the_model(outputs, labels, plain_losses):
 @pytest.mark.parametrize('build, repeat', [(eight, 2), (mixed, 1)])
 def test_paddleseg_computes_the_same_numbers(outputs, labels, plain_losses, build, repeat):
     terms = loss_computation(logits_list=outputs * repeat, labels=labels, edges=None, losses=build())
-    assert float(sum(terms)) == pytest.approx(plain_losses[1], rel=1e-5)
+    assert float(sum(terms)) == pytest.approx(plain_losses[1], rel=TOLERANCE)
     total, _ = weighted_losses(outputs, labels, build())
-    assert float(total) == pytest.approx(float(sum(terms)), rel=1e-6)
+    assert float(total) == pytest.approx(float(sum(terms)), rel=rounding.of_sum(8))  # of terms equal to the bit
 
 
 def test_coefficients_of_a_mixed_loss_multiply(outputs, labels, plain_losses):
     spec = {'types': [MixedLoss([DiceLoss(), BootstrappedCrossEntropyLoss(*BOOTSTRAP)], [0.25, 3])], 'coef': [2]}
     values, _, _ = plain_losses
     total, _ = weighted_losses(outputs[:1], labels, spec)
-    assert float(total) == pytest.approx(2 * (0.25 * values['dice_0'] + 3 * values['bootstrapped_ce_0']), rel=1e-5)
+    assert float(total) == pytest.approx(2 * (0.25 * values['dice_0'] + 3 * values['bootstrapped_ce_0']), rel=TOLERANCE)
 
 
 def test_other_losses_of_paddleseg(outputs, labels, plain_losses):
@@ -99,7 +102,7 @@ def test_other_losses_of_paddleseg(outputs, labels, plain_losses):
     total, values = weighted_losses(outputs[:2], labels, spec)
     assert list(values) == ['lovasz_softmax_0', 'dice_1', 'lovasz_softmax_0_2', 'lovasz_softmax_1']
     first, second = (float(lovasz(x, labels)) for x in outputs[:2])
-    assert float(total) == pytest.approx(4 * first + 2 * plain_losses[0]['dice_1'] + 4 * second, rel=1e-5)
+    assert float(total) == pytest.approx(4 * first + 2 * plain_losses[0]['dice_1'] + 4 * second, rel=TOLERANCE)
 
 
 @pytest.mark.parametrize('build', [eight, mixed])
@@ -117,8 +120,8 @@ def test_losses_that_differ_in_void_do_not_share(outputs, labels):
     spec = {'types': [DiceLoss(), DiceLoss(ignore_index=3)], 'coef': [1, 1]}
     labels = paddle.where(labels == 255, paddle.full_like(labels, 4), labels)
     _, values = weighted_losses(outputs[:1], labels, spec)
-    assert float(values['dice_0']) == pytest.approx(float(plain.dice(outputs[0], labels)), rel=1e-5)
-    assert float(values['dice_0_2']) == pytest.approx(float(plain.dice(outputs[0], labels, 3)), rel=1e-5)
+    assert float(values['dice_0']) == pytest.approx(float(plain.dice(outputs[0], labels)), rel=TOLERANCE)
+    assert float(values['dice_0_2']) == pytest.approx(float(plain.dice(outputs[0], labels, 3)), rel=TOLERANCE)
 
 
 @pytest.mark.parametrize('num_types, num_coefs, words', [

@@ -20,6 +20,8 @@ from models.hrnet import BasicBlock, HRNet
 from models.layers import ConvBN, convolve, resize, resize_logits
 from models.mscale_ocrnet import MscaleOCRNet
 from models.ocr import gather_regions
+from tests import rounding
+from tests.rounding import assert_close
 
 
 def build(recompute, dropout=0.5):
@@ -36,20 +38,36 @@ def image(requires_gradient=False, size=(64, 96)):
     return paddle.to_tensor(x, stop_gradient=not requires_gradient)
 
 
-def backward(outputs):
-    rng = np.random.default_rng(2)
-    sum((y * paddle.to_tensor(rng.random(y.shape, 'float32'))).sum() for y in outputs).backward()
+def above(outputs):
+    """Gradients of a loss for the outputs, which are of one shape: float32 (len(outputs), *shape)."""
+    return np.random.default_rng(2).random((len(outputs), *outputs[0].shape), 'float32')
+
+
+def backward(outputs, gradients=None):
+    gradients = above(outputs) if gradients is None else gradients
+    sum((y * paddle.to_tensor(g)).sum() for y, g in zip(outputs, gradients)).backward()
 
 
 def gradients(model):
-    return {name: p.grad.numpy() for name, p in model.named_parameters() if p.grad is not None}
+    """{name: gradient}. That of a bias ahead of batch norm is 0, and the rounding of it: it is compared in one array
+    with that of batch norm's bias, on whose scale it is small."""
+    found = {name: p.grad.numpy() for name, p in model.named_parameters() if p.grad is not None}
+    return {name: np.stack([value, found[name.replace('_conv', '_batch_norm')]]) if name.endswith('_conv.bias')
+            else value for name, value in found.items()}
 
 
-def assert_close(found, expected, tolerance=1e-5):
-    assert found.keys() == expected.keys() and found
-    for name, value in expected.items():
-        error = np.abs(found[name] - value).max()
-        assert error <= tolerance * np.abs(value).max(), f'{name}: {error}'
+def gradients_above(values):
+    """{name: gradient} of the plain network, and that of the image, for the gradients of the outputs."""
+    model, x = build(False), image(requires_gradient=True)
+    paddle.seed(7)
+    backward(model(x), values)
+    return {**gradients(model), 'image': x.grad.numpy()}
+
+
+@pytest.fixture(scope='module')
+def condition():
+    """Of the backward pass alone: the activations are equal to the bit, only sums of gradients change their order."""
+    return rounding.sensitivity(gradients_above, np.random.default_rng(2).random((4, 2, 3, 64, 96), 'float32'))
 
 
 @pytest.fixture(scope='module')
@@ -66,12 +84,11 @@ def pair():
     return steps
 
 
-def test_outputs_and_gradients_are_the_same(pair):
+def test_outputs_and_gradients_are_the_same(pair, condition):
     plain, again = pair
     for a, b in zip(plain.outputs, again.outputs):
         np.testing.assert_array_equal(b, a)
-    assert_close(again.gradients, plain.gradients)
-    assert_close({'image': again.image}, {'image': plain.image})
+    assert_close({**again.gradients, 'image': again.image}, {**plain.gradients, 'image': plain.image}, condition)
 
 
 def test_statistics_move_once_and_names_stay(pair):
@@ -90,13 +107,13 @@ def test_random_numbers_go_on_as_if_nothing_was_repeated(pair):
     assert pair[0].drawn == pair[1].drawn
 
 
-def test_an_image_without_gradient_is_fine(pair):
+def test_an_image_without_gradient_is_fine(pair, condition):
     model = build(True)
     paddle.seed(7)
     x = image()
     backward(model(x))
     assert x.grad is None
-    assert_close(gradients(model), pair[0].gradients)
+    assert_close(gradients(model), pair[0].gradients, condition)
 
 
 def test_activations_are_dropped_and_computed_again(monkeypatch):
@@ -117,8 +134,8 @@ def test_activations_are_dropped_and_computed_again(monkeypatch):
 
 
 @pytest.mark.parametrize('training', [True, False])
-def test_without_gradients_nothing_is_different(training):
-    found = []
+def test_without_gradients_nothing_is_different(training, condition):
+    found, name = [], 'ocrnet.backbone.conv_layer1_1._conv.weight'
     for on in (False, True):
         model = build(on, dropout=0.0)
         model.training = training
@@ -130,9 +147,9 @@ def test_without_gradients_nothing_is_different(training):
             outputs = model(image())
             np.testing.assert_array_equal(outputs[0].numpy(), found[-1][0])
             backward(outputs)
-            found[-1].append(gradients(model)['ocrnet.backbone.conv_layer1_1._conv.weight'])
-    for a, b in zip(*found):
-        np.testing.assert_allclose(b, a, rtol=0, atol=1e-5 * np.abs(a).max())
+            found[-1].append(gradients(model)[name])
+    for a, b in zip(*found):  # the last one of evaluation is the gradient
+        assert_close(b, a, 0 if a.shape[1:] == (3, 64, 96) else condition[name])
 
 
 def test_lists_in_and_out_in_their_places():
@@ -173,7 +190,7 @@ def test_the_unused_attention_leaves_its_statistics_and_the_used_one_its_gradien
             model.scale_attn.update_statistics = model.scale_attn.forward  # all of it, with a graph
         backward(model(image()))
         found.append((gradients(model), {k: v.numpy() for k, v in model.scale_attn.state_dict().items()}))
-    assert_close(found[0][0], found[1][0], 1e-7)
+    assert_close(found[0][0], found[1][0], floor=rounding.EPS)  # the same numbers, to some of which zeros are added
     assert any(name.startswith('scale_attn') for name in found[0][0])
     for name, value in found[1][1].items():
         np.testing.assert_array_equal(found[0][1][name], value)
@@ -187,10 +204,11 @@ def test_convolution_in_strips_is_the_convolution(monkeypatch):
         conv = ConvBN(5, 4, 3, bias=True)._conv
         x = paddle.rand([2, 5, 11, 7])
         x.stop_gradient = False
-        y = convolve(conv, x)
+        y = convolve(x, conv.weight, conv.bias, 1, (1, 1))
         backward([y])
         found.append({'y': y.numpy(), 'x': x.grad.numpy(), 'w': conv.weight.grad.numpy(), 'b': conv.bias.grad.numpy()})
-    assert_close(found[1], found[0], 1e-6)
+    for key, terms in {'y': 5 * 9, 'x': 4 * 9, 'w': 2 * 11 * 7, 'b': 2 * 11 * 7}.items():
+        assert_close(found[1][key], found[0][key], floor=rounding.of_sum(terms), name=key)
 
 
 @pytest.mark.parametrize('dtype', ['float16', 'bfloat16'])
@@ -204,10 +222,12 @@ def test_what_stays_float32(dtype):
     # 200 x 300 pixels: a weight of 1 / 60000 is among float16's subnormal numbers
     regions = gather_regions(paddle.ones([1, 2, 200, 300]).astype(dtype), paddle.zeros([1, 3, 200, 300]).astype(dtype))
     assert regions.dtype == paddle.float32
-    np.testing.assert_allclose(regions.numpy(), 1, rtol=1e-4)
+    # Equal terms round alike, so their errors add up faster than independent ones: 4 times those. Weights in float16
+    # would be off by 1.3e-3, in bfloat16 by up to 2e-3.
+    assert_close(regions.numpy(), np.ones(regions.shape), floor=4 * rounding.of_sum(200 * 300))
 
 
-def test_two_processes_agree_on_the_gradient(tmp_path):
+def test_two_processes_agree_on_the_gradient(tmp_path, condition):
     """A parameter serves both scales within segments: DataParallel must see its gradient once, and average it."""
     command = [sys.executable, '-W', 'ignore', '-m', 'paddle.distributed.launch', '--nproc_per_node', '2', '--log_dir',
                str(tmp_path / 'logs'), __file__, str(tmp_path)]
@@ -216,7 +236,7 @@ def test_two_processes_agree_on_the_gradient(tmp_path):
     assert done.returncode == 0, done.stderr[-1000:] + logs[-2000:]
     ranks = [dict(np.load(tmp_path / f'{on}_{rank}.npz')) for on in (False, True) for rank in range(2)]
     for found in ranks[1:]:
-        assert_close(found, ranks[0])
+        assert_close(found, ranks[0], max(condition.values()))  # measured on both images in one process
 
 
 def parallel_step(folder):

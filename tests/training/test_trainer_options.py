@@ -61,6 +61,7 @@ def test_accumulation_is_the_update_of_the_large_batch(tmp_path):
     assert large.images_per_step == small.images_per_step == 4
     start = weights(build(tmp_path / 'start', batch_size=1).model)
     for name, value in weights(large.model).items():
+        # Four updates of 0.1 times a sum over 4 * 36 pixels, of_sum(144) = 1.4e-6 each; all numbers are below 1
         np.testing.assert_allclose(weights(small.model)[name], value, atol=1e-6, err_msg=name)
     moved = max(np.abs(value - start[name]).max() for name, value in weights(large.model).items())
     assert moved > 1e-2
@@ -94,6 +95,7 @@ def test_averaged_weights_follow_the_formula(tmp_path):
         average = {name: d * average[name] + (1 - d) * value[name] for name in value}
     found = {name: value.numpy() for name, value in trainer.ema.state_dict().items()}
     for name in ('conv.weight', 'norm.weight', 'classify.bias'):
+        # Four times two products and a sum of weights below 1, rounded here and there: 8 * 2**-23
         np.testing.assert_allclose(found[name], average[name], atol=1e-6)
         np.testing.assert_array_equal(scored[0][name], history[-1][name])  # first its own weights, then the average
         np.testing.assert_array_equal(scored[1][name], found[name])
