@@ -222,7 +222,8 @@ def measure(name, folder, args):
     else:
         os.environ['MSCALE_CACHE'] = str(folder / 'cache')
         backend, precision = CONFIGURATIONS[name]
-        fused = backends.create(SimpleNamespace(model=network(args), release_model=lambda: None), weights, backend, precision)
+        builder = SimpleNamespace(model=network(args), release_model=lambda: None)
+        fused = backends.create(builder, weights, backend, precision)
 
         run = Predictor(fused, **flags.predictor_options({'memory_limit': args.memory_limit})).logits
     ready = time.perf_counter() - started

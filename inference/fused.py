@@ -11,7 +11,8 @@ What the rearrangement rests on (docs/performance.md):
 
 The functions below say what is computed, an `ops` object with what: `PaddleOps` (inference.paddle_operations)
 computes, `OnnxOps` (inference.onnx_writer) writes a graph. The backbone is its own `walk`. All for one image:
-(1, C, rows, width), float32. inference.fused_network puts the parts together; tests hold the whole against MscaleOCRNet.hierarchy.
+(1, C, rows, width), float32. inference.fused_network puts the parts together; tests hold the whole against
+MscaleOCRNet.hierarchy.
 """
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple

@@ -66,8 +66,8 @@ def main(argv):
         trainer.resume(resume_from)
     if not main_process:
         return trainer.run()
-    with FolderLock(save_dir), run_log.Watch(save_dir, 'abc', start=trainer.state['iteration'],
-                                                 evaluated=trainer.state['evaluated']) as trainer.watch:
+    with FolderLock(save_dir), run_log.RunLog(save_dir, 'abc', start=trainer.state['iteration'],
+                                              evaluated=trainer.state['evaluated']) as trainer.run_log:
         return trainer.run()
 
 

@@ -129,8 +129,7 @@ def test_a_signal_finishes_the_step_and_saves(tmp_path, signum):
 def test_two_runs_into_one_folder(tmp_path):
     first = subprocess.Popen(command(tmp_path / 'run', 0, 1, 100_000), cwd=ROOT, stdout=subprocess.PIPE, text=True)
     try:
-        while 'iter: 3/' not in first.stdout.readline():
-            pass
+        assert any('iter: 3/' in line for line in first.stdout), 'it ended before its third iteration'
         second = subprocess.run(command(tmp_path / 'run', 0, 1, 100_000), cwd=ROOT, capture_output=True, text=True)
         assert second.returncode == 1
         assert f'expected no other run to write there, found process {first.pid}' in second.stderr

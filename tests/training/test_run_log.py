@@ -1,19 +1,15 @@
-"""The log line, metrics.jsonl before and after a resume, VisualDL's log, the pictures of an evaluation."""
+"""The log line, metrics.jsonl before and after a resume, VisualDL's log."""
 import io
 import json
 import re
 
-import cv2
 import numpy as np
-import paddle
 import pytest
 from PIL import Image
 
-from datasets.labels import LabelSet
-from inference.predictor import Predictor
-from training.run_log import Meter, Watch, evaluation_pictures, log_line
+from training.run_log import Meter, RunLog, log_line
 
-LABELS = LabelSet(names=('road', 'traffic light'), palette=((128, 64, 128), (250, 170, 30)))
+NAMES = ('road', 'traffic light')
 LOG = {'loss': 1.5, 'parts': {'dice_0': 0.25, 'bootstrapped_ce_3': 2.0}, 'batch_cost': 0.5, 'reader_cost': 0.125,
        'reader_share': 0.25, 'ips': 16.0, 'memory_gb': 10.5, 'eta': '01:02:03'}
 RESULT = {'miou': 0.5, 'accuracy': 0.75, 'iou': np.array([0.5, np.nan])}
@@ -65,12 +61,12 @@ def test_log_line_begins_as_paddleseg_s():
 
 
 def test_metrics_are_json_lines(tmp_path):
-    with Watch(tmp_path / 'new' / 'run', LABELS.names) as watch:
-        watch.train(10, 1, 0.01, LOG)
+    with RunLog(tmp_path / 'new' / 'run', NAMES) as log:
+        log.train(10, 1, 0.01, LOG)
         assert len(entries(tmp_path / 'new' / 'run')) == 1, 'readable while the run goes on'
-        watch.evaluation(10, RESULT)
-        watch.images(10, [np.zeros([2, 2, 3], np.uint8)])
-        watch.evaluation(20, {'miou': float('nan'), 'accuracy': 1.0})
+        log.evaluation(10, RESULT)
+        log.images(10, [np.zeros([2, 2, 3], np.uint8)])
+        log.evaluation(20, {'miou': float('nan'), 'accuracy': 1.0})
     assert entries(tmp_path / 'new' / 'run') == [
         {'kind': 'train', 'iteration': 10, 'epoch': 1, 'lr': 0.01, **LOG},
         {'kind': 'eval', 'iteration': 10, 'miou': 0.5, 'accuracy': 0.75, 'iou': {'road': 0.5, 'traffic light': None}},
@@ -82,15 +78,15 @@ def test_metrics_are_json_lines(tmp_path):
 def pretend_to_train(folder, start, stop, sums=None, use_vdl=False):
     """A line every 3 iterations, a checkpoint every 4; returns what the last checkpoint kept of the meter."""
     meter, kept = Meter(1, sums), None
-    with Watch(folder, LABELS.names, use_vdl, start) as watch:
+    with RunLog(folder, NAMES, use_vdl, start) as log:
         for iteration in range(start + 1, stop + 1):
             meter.data_arrived()
             meter.step_done(1 / iteration, {'dice_0': 2 / iteration})
             if iteration % 3 == 0:
-                watch.train(iteration, 1, 0.1 / iteration, meter.summary(0))
+                log.train(iteration, 1, 0.1 / iteration, meter.summary(0))
             if iteration % 4 == 0:
-                watch.evaluation(iteration, {**RESULT, 'miou': iteration / 100})
-                watch.images(iteration, [np.full([4, 4, 3], iteration, np.uint8)])
+                log.evaluation(iteration, {**RESULT, 'miou': iteration / 100})
+                log.images(iteration, [np.full([4, 4, 3], iteration, np.uint8)])
                 kept = json.loads(json.dumps(meter.sums))
     return kept
 
@@ -115,7 +111,7 @@ def test_a_resumed_run_writes_what_an_uninterrupted_one_does(tmp_path, tail):
 def test_a_torn_line_before_the_resumed_iteration_goes_too(tmp_path, torn):
     whole = '{"iteration": 3}\n'
     (tmp_path / 'metrics.jsonl').write_text(whole + '{"iteration": 4' + ('' if torn == 'kept' else '\n' + whole))
-    Watch(tmp_path, start=9)
+    RunLog(tmp_path, start=9)
     assert (tmp_path / 'metrics.jsonl').read_text() == whole
 
 
@@ -127,11 +123,11 @@ def test_a_fresh_start_leaves_nothing_of_an_earlier_run(tmp_path):
 
 def test_visualdl_reads_every_tag(tmp_path):
     picture = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
-    with Watch(tmp_path, LABELS.names, use_vdl=True) as watch:
-        watch.train(10, 1, 0.01, LOG)
-        watch.train(20, 1, 0.005, {**LOG, 'loss': 0.5})
-        watch.evaluation(20, RESULT)
-        watch.images(20, [picture, 2 * picture])
+    with RunLog(tmp_path, NAMES, use_vdl=True) as log:
+        log.train(10, 1, 0.01, LOG)
+        log.train(20, 1, 0.005, {**LOG, 'loss': 0.5})
+        log.evaluation(20, RESULT)
+        log.images(20, [picture, 2 * picture])
     expected = {'Train/loss': [(10, 1.5), (20, 0.5)], 'Train/lr': [(10, 0.01), (20, 0.005)],
                 'Evaluate/mIoU': [(20, 0.5)], 'Evaluate/Acc': [(20, 0.75)], 'Evaluate/IoU/road': [(20, 0.5)],
                 'Evaluate/IoU/traffic light': [],
@@ -156,92 +152,11 @@ def test_visualdl_s_log_is_continued_on_resume(tmp_path):
     assert [record.id for record in records(tmp_path, 'image', 'Evaluate/picture_0')] == [4, 8, 12]
 
 
-# ---------------------------------------------------------------- pictures
-WIDTH, HEIGHT = 32, 16
-
-
-class Images:
-    """Images of one colour, whose upper half is class 1 and whose first column is void."""
-
-    def __init__(self, folder, factor=1):
-        self.factor = factor
-        self.file_list = [(str(folder / f'{i}.png'), None) for i in range(3)]
-        for i, (path, _) in enumerate(self.file_list):
-            cv2.imwrite(path, np.full([HEIGHT * factor, WIDTH * factor, 3], (10, 20, 200 + i), np.uint8))
-
-    def __len__(self):
-        return 3
-
-    def __getitem__(self, index):
-        height, width = HEIGHT * self.factor, WIDTH * self.factor
-        label = np.zeros([height, width], np.int64)
-        label[:height // 2] = 1
-        label[:, :self.factor] = 255
-        # Evaluated at a size of its own and padded: prediction and attention must come back from there.
-        return {'img': np.zeros([3, HEIGHT + 8, WIDTH], 'float32'), 'label': label,
-                'trans_info': [('resize', (height, width)), ('padding', (HEIGHT, WIDTH))]}
-
-
-class Model:
-    """Predicts class 1 in the left half, class 0 in the right half."""
-
-    def __call__(self, x):
-        left = (paddle.arange(x.shape[3]) < x.shape[3] // 2).astype('float32').expand([1, 1, *x.shape[2:]])
-        return [paddle.concat([1 - left, left], axis=1)]
-
-
-class AttentiveModel(Model):
-    def attention_map(self, x, scale):
-        assert scale == 0.5
-        return paddle.full([x.shape[0], 1, *x.shape[2:]], 0.2)
-
-
-def panels(picture):
-    height, width = picture.shape[0] // 2, picture.shape[1] // 2
-    return [picture[top:top + height, left:left + width] for top in (0, height) for left in (0, width)]
-
-
-@pytest.mark.parametrize('factor, size', [(1, (HEIGHT, WIDTH)), (20, (256, 512))])
-def test_pictures_show_image_ground_truth_prediction_and_attention(tmp_path, factor, size):
-    result = evaluation_pictures(Predictor(AttentiveModel()), Images(tmp_path, factor), LABELS, count=2)
-    assert len(result) == 2
-    for i, picture in enumerate(result):
-        assert picture.dtype == np.uint8 and picture.shape == (2 * size[0], 2 * size[1], 3)
-        image, truth, guess, attention = panels(picture)
-        assert (image == (200 + i, 20, 10)).all(), 'the file is RGB, as OpenCV does not read it'
-        void = size[1] // WIDTH
-        assert (truth[:, :void] == 0).all()
-        assert (truth[:size[0] // 2, void:] == LABELS.palette[1]).all()
-        assert (truth[size[0] // 2:, void:] == LABELS.palette[0]).all()
-        assert (guess[:, :size[1] // 2 - 1] == LABELS.palette[1]).all()
-        assert (guess[:, size[1] // 2 + 1:] == LABELS.palette[0]).all()
-        assert (attention == 51).all()
-
-
-def test_pictures_of_a_model_without_attention(tmp_path):
-    result = evaluation_pictures(Predictor(Model()), Images(tmp_path), LABELS, count=9)
-    assert len(result) == 3
-    assert all((panels(picture)[3] == 0).all() for picture in result)
-
-
-def test_attention_goes_through_the_windows_of_the_prediction(tmp_path):
-    class Windowed(AttentiveModel):
-        def attention_map(self, x, scale):
-            shapes.append(list(x.shape))
-            return super().attention_map(x, scale)
-
-    shapes = []
-    predictor = Predictor(Windowed(), crop_size=(24, 16), stride=(24, 16))
-    picture, = evaluation_pictures(predictor, Images(tmp_path), LABELS, count=1)
-    assert shapes == [[1, 3, 24, 16]] * 2
-    assert (panels(picture)[3] == 51).all()
-
-
 def test_an_evaluation_that_is_done_again_is_not_recorded_twice(tmp_path):
     lines = [{'kind': 'train', 'iteration': 4}, {'kind': 'eval', 'iteration': 4}, {'kind': 'train', 'iteration': 8},
              {'kind': 'eval', 'iteration': 8}, {'kind': 'ema_eval', 'iteration': 8}]
     path = tmp_path / 'metrics.jsonl'
     for evaluated, kept in ((True, 5), (False, 3)):
         path.write_text(''.join(json.dumps(line) + '\n' for line in lines))
-        with Watch(tmp_path, start=8, evaluated=evaluated):
+        with RunLog(tmp_path, start=8, evaluated=evaluated):
             assert [json.loads(line) for line in path.read_text().splitlines()] == lines[:kept]

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import PATIENCE
-from training.run_log import Watch
+from training.run_log import RunLog
 
 BROWSER = next(filter(None, map(shutil.which, ('chromium', 'google-chrome', 'chromium-browser'))), None)
 PINK, GREEN = (255, 0, 255), (0, 200, 0)
@@ -52,13 +52,13 @@ def address(tmp_path_factory):
     picture = np.zeros([256, 512, 3], np.uint8)
     picture[:, :256], picture[:, 256:] = PINK, GREEN
     for start in (0, 20):
-        with Watch(folder, ('road', 'traffic light'), use_vdl=True, start=start) as watch:
+        with RunLog(folder, ('road', 'traffic light'), use_vdl=True, start=start) as log:
             for i in range(start + 1, start + 21):
-                watch.train(i, 1, 0.1 / i, {'loss': 2 / i, 'parts': {'dice_0': 1 / i}, 'ips': 3.0, 'batch_cost': 0.5,
+                log.train(i, 1, 0.1 / i, {'loss': 2 / i, 'parts': {'dice_0': 1 / i}, 'ips': 3.0, 'batch_cost': 0.5,
                                             'reader_cost': 0.1})
                 if i % 10 == 0:
-                    watch.evaluation(i, {'miou': i / 50, 'accuracy': i / 40, 'iou': np.array([i / 60, i / 45])})
-                    watch.images(i, [picture, picture])
+                    log.evaluation(i, {'miou': i / 50, 'accuracy': i / 40, 'iou': np.array([i / 60, i / 45])})
+                    log.images(i, [picture, picture])
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         port = free.getsockname()[1]
