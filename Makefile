@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: setup demo test test-slow lint test-paddle26
+.PHONY: setup demo test test-slow test-elastic lint test-paddle26
 
 setup: $(VENV)/.installed
 
@@ -20,6 +20,11 @@ test: setup
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow
+
+# Two machines that lose each other, with a real etcd server (Debian: etcd-server); see docs/elastic.md.
+test-elastic: setup
+	$(BIN)/python -m pip install --quiet --no-deps -r requirements-elastic.txt
+	$(BIN)/python -m pytest -m slow -rs tests/engine/test_elastic.py
 
 lint: setup
 	$(BIN)/ruff check .
