@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: setup demo test test-slow test-processors lint test-paddle26
+.PHONY: setup demo test test-slow test-processors test-elastic lint test-paddle26
 
 setup: $(VENV)/.installed
 
@@ -24,6 +24,11 @@ test-slow: setup
 # The tests as other processors, thread counts and orders would run them; see tests/processors.py.
 test-processors: setup
 	$(BIN)/python tests/processors.py
+
+# Two machines that lose each other, with a real etcd server (Debian: etcd-server); see docs/elastic.md.
+test-elastic: setup
+	$(BIN)/python -m pip install --quiet --no-deps -r requirements-elastic.txt
+	$(BIN)/python -m pytest -m slow -rs tests/training/test_elastic.py
 
 lint: setup
 	$(BIN)/ruff check .

@@ -1,7 +1,9 @@
 """What the command lines share: threads, devices, one-line errors, exit statuses. Does not import Paddle by itself."""
 import argparse
+import ctypes
 import logging
 import os
+import signal
 import sys
 import tempfile
 import traceback
@@ -12,6 +14,7 @@ from typing import NoReturn
 from common.errors import UserError
 
 EXIT_ERROR = 1
+PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 
 
 def add_debug_flag(parser: argparse.ArgumentParser) -> None:
@@ -70,6 +73,7 @@ def start_paddle() -> int:
     Returns the number of threads. Under paddle.distributed.launch, whose own import of Paddle has put
     OMP_NUM_THREADS=1 into the environment, the cores are divided among the processes of this machine.
     """
+    _end_with_the_launcher()
     chosen = os.environ.get('OMP_NUM_THREADS')
     local_processes = int(os.environ.get('PADDLE_LOCAL_SIZE', 1))
     if 'PADDLE_TRAINER_ID' in os.environ and chosen == '1':
@@ -95,6 +99,21 @@ def start_paddle() -> int:
     if paddle.distributed.get_rank() > 0:
         logging.disable(logging.INFO)
     return threads
+
+
+def _end_with_the_launcher() -> None:
+    """Have SIGTERM sent to this process when the launcher that started it is gone (Linux).
+
+    A launcher that is killed, or that loses its etcd server, leaves its workers behind. They would train on unwatched,
+    and hold --save_dir against the launcher that is started in its place.
+    """
+    try:
+        with open(f'/proc/{os.getppid()}/cmdline', 'rb') as file:
+            launched = b'paddle.distributed.launch' in file.read()
+        if launched:
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    except (OSError, AttributeError):  # not Linux
+        return
 
 
 def _processor() -> str:

@@ -33,7 +33,10 @@ def toy(tmp_path_factory):
 @pytest.fixture
 def tiny_config(toy, tmp_path):
     """A config file of a very small network on the toy dataset."""
-    path = tmp_path / 'tiny.yml'
+    return write_tiny_config(tmp_path / 'tiny.yml', toy)
+
+
+def write_tiny_config(path, toy):
     path.write_text(f'_base_: {ROOT}/configs/toy.yml\n'
                     'iters: 3\n'
                     'batch_size: 2\n'

@@ -1,6 +1,9 @@
-"""SIGTERM and Ctrl-C: the first asks a run to finish its step and save, the second ends it at once."""
+"""SIGTERM and Ctrl-C: the first asks a run to finish its step and save, a later one ends it at once."""
 import os
 import signal
+import time
+
+SAME_REQUEST = 2.0  # seconds; Paddle's launcher sends SIGTERM three times within 0.6 s, then waits 30 s
 
 
 class StopRequest:
@@ -9,6 +12,7 @@ class StopRequest:
 
     def __init__(self):
         self.signum = 0
+        self._first = 0.0
 
     def __enter__(self):
         self._previous = {signum: signal.signal(signum, self._note) for signum in self.SIGNALS}
@@ -19,9 +23,10 @@ class StopRequest:
             signal.signal(signum, handler or signal.SIG_DFL)  # None: it was set outside Python
 
     def _note(self, signum, _frame):
-        if self.signum:
+        if not self.signum:
+            self.signum, self._first = signum, time.monotonic()
+        elif time.monotonic() - self._first > SAME_REQUEST:
             os._exit(128 + signum)
-        self.signum = signum
 
     @property
     def status(self):

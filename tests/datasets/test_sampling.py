@@ -50,6 +50,18 @@ def test_processes_share_the_batch_of_one(world_size):
     assert [flat(slices) for slices in zip(*parts)] == list(whole)
 
 
+def test_fewer_processes_with_more_accumulation_take_the_same_micro_batches():
+    """As docs/elastic.md promises to who goes on with fewer machines: step by step, in the same order."""
+    def steps(world_size, accum_steps):
+        ranks = [EpochStream(Echo(10), 2, 6 * accum_steps, rank=rank, world_size=world_size, seed=3)
+                 for rank in range(world_size)]
+        batches = [batch for micro_step in zip(*ranks) for batch in micro_step]
+        return [batches[start:start + 4] for start in range(0, len(batches), 4)]
+
+    assert len(steps(4, 1)) == 6
+    assert steps(4, 1) == steps(2, 2) == steps(1, 4)
+
+
 def test_resumed_stream_is_the_tail():
     whole = EpochStream(Echo(10), 3, iters=9, rank=1, world_size=2, seed=3)
     tail = EpochStream(Echo(10), 3, iters=9, start_iter=4, rank=1, world_size=2, seed=3)
