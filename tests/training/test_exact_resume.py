@@ -2,7 +2,6 @@
 import contextlib
 import hashlib
 import json
-import os
 import random
 import signal
 import subprocess
@@ -10,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.conftest import ROOT
@@ -32,7 +32,9 @@ def run_to_the_end(*args):
 
 
 def run_and_kill(entries, delay, save_dir, *args):
-    """Start, and SIGKILL the whole process group `delay` seconds after the record has so many entries.
+    """Start, and SIGKILL all its processes `delay` seconds after the record has so many entries.
+
+    Workers before their launcher: one whose launcher is gone would save and end.
 
     Returns whether the run was still going on.
     """
@@ -43,8 +45,10 @@ def run_and_kill(entries, delay, save_dir, *args):
         time.sleep(0.002)
     time.sleep(delay)
     running = process.poll() is None
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for child in [*reversed(psutil.Process(process.pid).children(recursive=True)), process]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
     process.wait()
     return running
 
