@@ -24,8 +24,8 @@ class Builder(paddleseg.cvlibs.SegBuilder):
         try:
             return super().build_component(cfg)
         except RuntimeError as error:
-            cause = error
-            while cause.__context__ is not None:
+            cause: BaseException = error
+            while cause.__context__ is not None and not isinstance(cause, UserError):
                 cause = cause.__context__
             if isinstance(cause, UserError):
                 raise cause from None

@@ -1,12 +1,14 @@
 """Loading weights strictly: what is missing, unexpected or of another shape is listed and refused."""
 import logging
 import os
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 import paddle
 
 from common.errors import FileError, UserError
+from models.weight_files import NAME_TABLE, read_state
 
 logger = logging.getLogger(__name__)
 
@@ -22,16 +24,13 @@ def check_path(path: str | os.PathLike) -> None:
 
 
 def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """State dict {name: array} of a .pdparams file; ValueError or FileNotFoundError with one line if it is none."""
-    check_path(path)
-    try:
-        state = paddle.load(path, return_numpy=True)
-    except Exception as error:  # pickle and Paddle raise all kinds, down to EOFError and RuntimeError
-        raise UserError(f'{path}: expected weights saved by paddle.save, found a file that does not load '
-                         f'({type(error).__name__}); download or copy it again') from error
-    if not isinstance(state, dict) or not all(hasattr(value, 'shape') for value in state.values()):
+    """State dict {name: array} of a weights file (models.weight_files); UserError or FileError with one line."""
+    state = read_state(path)
+    if isinstance(state, dict):
+        state.pop(NAME_TABLE, None)
+    if not isinstance(state, dict) or not all(isinstance(value, np.ndarray) for value in state.values()):
         raise UserError(f'{path}: expected a state dict of arrays, found {type(state).__name__}; '
-                         'is it an optimizer state (.pdopt)?')
+                        'is it an optimizer state (.pdopt)?')
     return state
 
 
@@ -81,4 +80,27 @@ def _assign(model: paddle.nn.Layer, state: dict[str, np.ndarray], path: str | os
         raise UserError('\n  '.join(
             [f'{path}: expected the {len(target)} entries of {type(model).__name__}, found {len(state)}, of which '
              f'{len(problems)} do not fit; {fix}', *problems[:10], *more]))
-    model.set_state_dict(state)
+    model.set_state_dict(_as_float32(state, target, path))
+
+
+def _as_float32(state: dict[str, np.ndarray], target: dict[str, paddle.Tensor],
+                path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """The entries in the type of the network, told in the log where that is another; UserError for NaN or infinity."""
+    result, other = {}, Counter()
+    for name, array in state.items():
+        wanted = str(target[name].dtype).rpartition('.')[2]
+        found = array.dtype.name
+        if wanted == 'float32' and found == 'uint16':  # Paddle's bfloat16
+            found, array = 'bfloat16', (array.astype(np.uint32) << 16).view(np.float32)
+        if found != wanted:
+            other[f'{found} instead of {wanted}'] += 1
+            array = array.astype(wanted)
+        result[name] = array
+    for text, count in other.items():
+        logger.info('%s: %d entries are %s; converted', path, count, text)
+    broken = [name for name, array in result.items() if not np.isfinite(array).all()]
+    if broken:
+        more = f' and {len(broken) - 1} more' if len(broken) > 1 else ''
+        raise UserError(f'{path}: expected finite weights, found NaN or infinity in {broken[0]}{more}; the training '
+                        'that wrote them has diverged: use an earlier checkpoint')
+    return result

@@ -14,10 +14,12 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import paddle
 
 from common.atomic_io import flush_folder, sha256_of, write_atomically
 from common.errors import FileError, UserError
+from models.weight_files import NAME_TABLE, read_state
 from models.weights import load_weights
 
 logger = logging.getLogger(__name__)
@@ -94,13 +96,14 @@ def resume(folder, model, optimizer, ema=None, scaler=None):
         raise UserError(f'--resume_model {folder}: expected a folder named iter_N or one with state.json, found '
                          'neither, so the iteration is unknown; rename it')
     load_weights(model, str(folder / WEIGHTS))
-    optimizer.set_state_dict(_renamed(paddle.load(str(folder / OPTIMIZER)), folder / WEIGHTS, model))
+    optimizer.set_state_dict(_renamed(_tensors(read_state(folder / OPTIMIZER, 'an optimizer state')),
+                                      folder / WEIGHTS, model))
     for name, target in ((EMA, ema), (SCALER, scaler)):
         if target is not None:
             if not (folder / name).is_file():
                 raise UserError(f'--resume_model {folder}: expected {name}, found none: the run had this option off; '
                                  'continue as it was started')
-            target.set_state_dict(paddle.load(str(folder / name)))
+            target.set_state_dict(_tensors(read_state(folder / name, 'a state')))
     return state
 
 
@@ -145,7 +148,7 @@ def _renamed(optimizer_state, weights, model):
     knows which entry of the state dict each of them was.
     """
     current = {name: tensor.name for name, tensor in model.state_dict().items()}
-    table = paddle.load(str(weights), keep_name_table=True).get('StructuredToParameterName@@', {})
+    table = read_state(weights).get(NAME_TABLE, {})
     renaming = {old: current[name] for name, old in table.items() if name in current}
 
     def rename(key):
@@ -157,6 +160,13 @@ def _renamed(optimizer_state, weights, model):
 
     return {rename(key): {rename(k): v for k, v in value.items()} if key == 'master_weights' else value
             for key, value in optimizer_state.items()}
+
+
+def _tensors(state):
+    """Tensors in place of arrays, as paddle.load returns them; uint16 arrays are bfloat16."""
+    if isinstance(state, dict):
+        return {key: _tensors(value) for key, value in state.items()}
+    return paddle.to_tensor(state) if isinstance(state, np.ndarray) else state
 
 
 def _checkpoints(save_dir):

@@ -1,0 +1,216 @@
+"""Reading weights of every kind, and refusing files that want more than that."""
+import json
+import resource
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import paddle
+import pytest
+import safetensors.numpy
+
+from common.errors import UserError
+from models.weight_files import NAME_TABLE, read_state
+from tests.conftest import ROOT
+from tests.models import crafted
+
+ARRAYS = {'a': np.arange(6, dtype='float32').reshape(2, 3), 'b': np.array(3), 'c': np.zeros([0, 4], 'float32'),
+          'd': np.arange(4, dtype='int32'), 'e': np.array([True, False]), 'f': np.linspace(0, 1, 5).astype('float16')}
+
+
+def same(found, expected):
+    assert found.keys() == expected.keys()
+    for name, array in expected.items():
+        assert found[name].dtype == array.dtype and found[name].shape == array.shape, name
+        np.testing.assert_array_equal(found[name], array, err_msg=name)
+        assert found[name].flags.c_contiguous
+
+
+@pytest.mark.parametrize('protocol', [2, 3, 4])
+def test_what_paddle_writes(tmp_path, protocol):
+    layer = paddle.nn.Sequential(paddle.nn.Conv2D(2, 3, 1), paddle.nn.BatchNorm2D(3))
+    path = str(tmp_path / 'model.pdparams')
+    paddle.save(layer.state_dict(), path, protocol=protocol)
+    found = read_state(path)
+    table = found.pop(NAME_TABLE)
+    assert table == {name: tensor.name for name, tensor in layer.state_dict().items()}
+    same(found, paddle.load(path, return_numpy=True))
+    paddle.save({**{name: paddle.to_tensor(array) for name, array in ARRAYS.items()}, 'LR_Scheduler': {
+        'last_epoch': 3, 'last_lr': 0.25, 'many': [1, -2, 3.5, None, True], 'big': 1 << 60}, 'np': np.float64(0.1)},
+        path, protocol=protocol)
+    found = read_state(path)
+    assert found.pop('LR_Scheduler') == {'last_epoch': 3, 'last_lr': 0.25, 'many': [1, -2, 3.5, None, True],
+                                         'big': 1 << 60}
+    assert found.pop('np') == 0.1
+    same(found, ARRAYS)
+
+
+def test_an_optimizer_state_of_paddle(tmp_path):
+    layer = paddle.nn.Linear(3, 2)
+    optimizer = paddle.optimizer.Adam(paddle.optimizer.lr.PolynomialDecay(0.1, 10), parameters=layer.parameters())
+    layer(paddle.ones([2, 3])).sum().backward()
+    optimizer.step()
+    path = str(tmp_path / 'model.pdopt')
+    paddle.save(optimizer.state_dict(), path)
+    found = read_state(path)
+    found.pop(NAME_TABLE, None)
+    assert found.pop('LR_Scheduler') == optimizer.state_dict()['LR_Scheduler']
+    same(found, {name: value.numpy() for name, value in optimizer.state_dict().items() if name != 'LR_Scheduler'})
+
+
+def test_tensors_of_old_paddle(tmp_path):
+    """Static-graph tensors were written as eval('data', {'data': array})."""
+    path = tmp_path / 'old.pdparams'
+    path.write_bytes(crafted.state(crafted.Call(eval, 'data', {'data': ARRAYS['a']})))
+    same(read_state(path), {'ocrnet.head.cls_head.bias': ARRAYS['a']})
+
+
+def test_column_major_and_big_endian_arrays(tmp_path):
+    path = tmp_path / 'x.pdparams'
+    path.write_bytes(crafted.dumps({'a': np.asfortranarray(ARRAYS['a']), 'b': ARRAYS['a'].astype('>f4')}))
+    same(read_state(path), {'a': ARRAYS['a'], 'b': ARRAYS['a']})
+
+
+def test_safetensors(tmp_path):
+    path = tmp_path / 'x.safetensors'
+    path.write_bytes(safetensors.numpy.save(ARRAYS, {'license': 'none'}))
+    same(read_state(path), ARRAYS)
+    half = crafted.safetensors({'h': {'dtype': 'BF16', 'shape': [2], 'data_offsets': [0, 4]}}, b'\x80\x3f\x20\xc0')
+    path.write_bytes(half)
+    same(read_state(path), {'h': np.array([1.0, -2.5], 'float32')})
+
+
+def torch_tensor(key, size, stride, offset=0, storage='FloatStorage', count=12):
+    """Instructions of pickle that rebuild a tensor as torch writes them."""
+    def text(value):
+        return b'X' + len(value).to_bytes(4, 'little') + value.encode()
+
+    def integers(values):
+        return b'(' + b''.join(b'K' + bytes([value]) for value in values) + b't'
+
+    return (b'ctorch._utils\n_rebuild_tensor_v2\n((' + text('storage') + f'ctorch\n{storage}\n'.encode() + text(key)
+            + text('cpu') + b'K' + bytes([count]) + b'tQK' + bytes([offset]) + integers(size) + integers(stride)
+            + b'\x89ccollections\nOrderedDict\n)RtR')
+
+
+def test_torch_zip_files_without_torch(tmp_path):
+    """An OrderedDict with views of one storage: contiguous, transposed, with an offset, a scalar, bfloat16."""
+    data = np.arange(12, dtype='float32')
+    entries = {'plain': torch_tensor('0', (3, 4), (4, 1)), 'transposed': torch_tensor('0', (4, 3), (1, 4)),
+               'offset': torch_tensor('0', (2,), (3,), offset=5),
+               'scalar': torch_tensor('1', (), (), 0, 'LongStorage', 1),
+               'half': torch_tensor('2', (2,), (1,), 0, 'BFloat16Storage', 2)}
+    pickled = b'\x80\x02ccollections\nOrderedDict\n)R('
+    for name, code in entries.items():
+        pickled += b'X' + len(name).to_bytes(4, 'little') + name.encode() + code
+    pickled += b'u}X\x09\0\0\0_metadataK\x01sb.'
+    path = tmp_path / 'x.pth'
+    path.write_bytes(crafted.torch_zip(pickled, **{'0': data.tobytes(), '1': np.int64(7).tobytes(),
+                                                   '2': b'\x80\x3f\x20\xc0'}))
+    plain = data.reshape(3, 4)
+    same(read_state(path), {'plain': plain, 'transposed': plain.T.copy(), 'offset': data[[5, 8]], 'scalar': np.array(7),
+                            'half': np.array([1.0, -2.5], 'float32')})
+
+
+def names():
+    return list(crafted.files(Path('/nowhere')))
+
+
+@pytest.mark.parametrize('name', names())
+def test_a_crafted_file_is_refused_in_one_line_and_nothing_runs(tmp_path, name):
+    marker, path = tmp_path / 'marker', tmp_path / 'w.pdparams'
+    path.write_bytes(crafted.files(marker)[name])
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(UserError) as error:
+        read_state(path)
+    text = str(error.value)
+    assert text.startswith(f'{path}: expected ') and '\n' not in text and len(text) < 400
+    assert not marker.exists()
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300 << 10, 'KiB'
+
+
+def test_a_huge_memo_takes_no_memory(tmp_path):
+    path = tmp_path / 'w.pdparams'
+    path.write_bytes(b'\x80\x02]r\xff\xff\xff\x7fX\x01\0\0\0aa.')
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert read_state(path) == ['a']
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300 << 10, 'KiB'
+
+
+def test_the_marker_would_be_made_by_pickle(tmp_path):
+    """The table is dangerous: what is refused above does run with the ordinary loader."""
+    import pickle
+    marker = tmp_path / 'marker'
+    ran = 0
+    for name in ('os.system', 'os.system in a state dict', 'subprocess', 'open', 'object array', 'inst', 'protocol 0'):
+        pickle.loads(crafted.files(marker)[name])
+        ran += marker.exists()
+        marker.unlink(missing_ok=True)
+    assert ran == 7
+
+
+def test_truncated_anywhere(tmp_path):
+    path = tmp_path / 'w.pdparams'
+    paddle.save({'a': paddle.ones([3]), 'b': paddle.zeros([2, 2])}, str(path))
+    data = path.read_bytes()
+    for cut in range(1, len(data), 7):
+        path.write_bytes(data[:cut])
+        with pytest.raises(UserError, match=r'w\.pdparams: expected weights'):
+            read_state(path)
+
+
+ENTRIES = {
+    'val': ['val.py', '--model_path', '{file}'],
+    'predict': ['predict.py', '--image_path', '{toy}/leftImg8bit/val', '--save_dir', '{tmp}/out', '--model_path',
+                '{file}'],
+    'train': ['train.py', '--save_dir', '{tmp}/run', '--opts', 'model.pretrained={file}'],
+    'resume weights': ['train.py', '--save_dir', '{tmp}/run', '--resume_model', '{tmp}/iter_1/model.pdparams'],
+    'resume optimizer': ['train.py', '--save_dir', '{tmp}/run', '--resume_model', '{tmp}/iter_1/model.pdopt'],
+    'resume averages': ['train.py', '--save_dir', '{tmp}/run', '--resume_model', '{tmp}/iter_1/ema_model.pdparams',
+                        '--opts', 'options.ema=0.9'],
+    'autolabel': ['tools/autolabel.py', '--image_dir', '{toy}/leftImg8bit/val', '--save_dir', '{tmp}/out',
+                  '--model_path', '{file}'],
+}
+
+
+@pytest.mark.parametrize('entry', ENTRIES)
+def test_every_entry_reads_safely(entry, tiny_config, toy, tmp_path):
+    """A file that would run code, at each place where a command line reads one: status 1, one line, nothing runs."""
+    marker, file = tmp_path / 'marker', tmp_path / 'w.pdparams'
+    evil = crafted.files(marker)['os.system in a state dict']
+    file.write_bytes(evil)
+    command = [word.format(file=file, toy=toy, tmp=tmp_path) for word in ENTRIES[entry]]
+    if entry.startswith('resume'):
+        position = command.index('--resume_model') + 1
+        target = Path(command[position])
+        checkpoint(target.parent, tiny_config, ema='ema' in target.name)
+        target.write_bytes(evil)
+        command[position] = str(target.parent)
+    done = subprocess.run([sys.executable, *command[:1], '--config', str(tiny_config), *command[1:]], cwd=ROOT,
+                          capture_output=True, text=True)
+    lines = done.stderr.strip().splitlines()
+    assert done.returncode == 1 and not marker.exists(), done.stderr
+    assert lines[-1].startswith('error: ') and 'the name posix.system' in lines[-1] and 'Traceback' not in done.stderr
+
+
+def checkpoint(folder, config, ema):
+    """A PaddleSeg checkpoint (no state.json), of which one file is then replaced."""
+    from common.builder import Builder
+    from common.config import Config
+
+    builder = Builder(Config(config))
+    folder.mkdir()
+    paddle.save(builder.model.state_dict(), str(folder / 'model.pdparams'))
+    paddle.save(builder.optimizer.state_dict(), str(folder / 'model.pdopt'))
+    if ema:
+        paddle.save(builder.model.state_dict(), str(folder / 'ema_model.pdparams'))
+
+
+def test_the_helpers_write_valid_archives(tmp_path):
+    path = tmp_path / 'x.zip'
+    path.write_bytes(crafted.torch_zip(b'x', **{'0': b'12'}))
+    with zipfile.ZipFile(path) as archive:
+        assert archive.namelist() == ['archive/data.pkl', 'archive/data/0']
+    assert json.loads(crafted.safetensors({'a': 1})[8:]) == {'a': 1}
