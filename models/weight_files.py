@@ -71,10 +71,10 @@ def _reader(file: BinaryIO, path: Path) -> Callable[[BinaryIO], Any]:
     if head.startswith(_TORCH_LEGACY) or head[257:262] == b'ustar' or _is_tar(head):
         raise UserError(f'{path}: expected a zip file of torch.save, found the form that torch had before 1.6; load it '
                         'with torch where you trust it, and save it again')
+    if head[8:9] == b'{' and (head[5:8] == b'\0\0\0' or head[:1] != b'\x80'):  # the length may begin as a pickle does
+        return _read_safetensors
     if head[:1] == b'\x80':
         return _read_paddle
-    if len(head) > 8 and head[8:9] == b'{':
-        return _read_safetensors
     raise ValueError('another kind of file' if head else 'an empty file')
 
 

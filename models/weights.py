@@ -9,11 +9,14 @@ import paddle
 
 from common.errors import FileError, UserError
 from models.weight_files import NAME_TABLE, read_state
+from models.weight_names import from_torch, is_torchs, unwrapped
 
 logger = logging.getLogger(__name__)
 
 CLASSIFIERS = ('ocrnet.head.cls_head.', 'ocrnet.head.aux_head.1.')
-ATTENTION = 'scale_attn.'
+ATTENTION, HEAD = 'scale_attn.', 'ocrnet.head.'
+IMAGENET_HEAD = tuple(f'backbone.{part}.' for part in (
+    'incre_modules', 'downsamp_modules', 'final_layer', 'classifier', 'cls_head', 'aux_head'))
 
 
 def check_path(path: str | os.PathLike) -> None:
@@ -24,14 +27,27 @@ def check_path(path: str | os.PathLike) -> None:
 
 
 def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """State dict {name: array} of a weights file (models.weight_files); UserError or FileError with one line."""
+    """State dict {name: array} of a weights file (models.weight_files); UserError or FileError with one line.
+
+    Of a training checkpoint of torch, the weights alone.
+    """
     state = read_state(path)
     if isinstance(state, dict):
         state.pop(NAME_TABLE, None)
+        if not all(isinstance(value, np.ndarray) for value in state.values()):
+            state = unwrapped(state) or state
     if not isinstance(state, dict) or not all(isinstance(value, np.ndarray) for value in state.values()):
         raise UserError(f'{path}: expected a state dict of arrays, found {type(state).__name__}; '
                         'is it an optimizer state (.pdopt)?')
     return state
+
+
+def _under_our_names(state: dict[str, np.ndarray], model: paddle.nn.Layer,
+                     path: str | os.PathLike) -> dict[str, np.ndarray]:
+    if not is_torchs(state):
+        return state
+    logger.info('%s: the names are those of torch (NVIDIA, HRNet or timm); converted', path)
+    return from_torch(state, model.state_dict())
 
 
 def load_weights(model: paddle.nn.Layer, path: str | os.PathLike, skip: Sequence[str] = ()) -> None:
@@ -41,19 +57,26 @@ def load_weights(model: paddle.nn.Layer, path: str | os.PathLike, skip: Sequence
     Raises ValueError that lists the first ten names that are missing, unexpected or of another shape; the model is
     unchanged then.
     """
-    _assign(model, read(path), path, skip)
+    _assign(model, _under_our_names(read(path), model, path), path, skip)
 
 
 def load_pretrained(model: paddle.nn.Layer, path: str | os.PathLike, fresh_head: bool = False) -> None:
     """Weights to start training from: as load_weights, with two named exceptions.
 
     A file without any scale attention (OCRNet trained without it, with or without the prefix `ocrnet.`) leaves the
-    attention as initialised. fresh_head leaves the classification layers as initialised.
+    attention as initialised; one of a backbone alone (HRNet trained on ImageNet) leaves the heads as well, and its own
+    head is dropped. fresh_head leaves the classification layers as initialised.
     """
-    state = read(path)
+    state = _under_our_names(read(path), model, path)
     if not any(name.startswith(('ocrnet.', ATTENTION)) for name in state):
         state = {f'ocrnet.{name}': value for name, value in state.items()}
     skip = list(CLASSIFIERS) if fresh_head else []
+    if not any(name.startswith(HEAD) for name in state):
+        dropped = [name for name in state if name.startswith(IMAGENET_HEAD)]
+        state = {name: value for name, value in state.items() if name not in dropped}
+        skip.append(HEAD)
+        logger.info('%s has a backbone alone: the heads start from random weights%s', path,
+                    f'; {len(dropped)} entries of its own head are dropped' if dropped else '')
     if not any(name.startswith(ATTENTION) for name in state):
         skip.append(ATTENTION)
         logger.info('%s has no scale attention: it starts from random weights', path)

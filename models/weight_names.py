@@ -1,0 +1,102 @@
+"""The names that other repositories give to the tensors of this network, and state dicts in both directions.
+
+NVIDIA's HRNet_Mscale (github.com/NVIDIA/semantic-segmentation) has the same tensors as MscaleOCRNet, in the same
+layouts, under names of its own; its OCRNet is the same without the scale attention. The ImageNet weights of HRNet's authors, and
+timm's hrnet_w*, use NVIDIA's names of the backbone.
+"""
+import re
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+COUNTER = 'num_batches_tracked'  # torch's batch norm counts its batches; nothing in Paddle does
+_BATCH_NORM = {'weight': 'weight', 'bias': 'bias', '_mean': 'running_mean', '_variance': 'running_var'}
+
+
+def _less(*numbers: str) -> list[int]:
+    return [int(number) - 1 for number in numbers]
+
+
+def _conv_bn(layer: str) -> tuple[str, str]:
+    """(convolution, batch norm) of NVIDIA's for one ConvBN of ours, by its path in the model."""
+    if match := re.fullmatch(r'ocrnet\.backbone\.conv_layer1_(\d)', layer):
+        return f'backbone.conv{match[1]}', f'backbone.bn{match[1]}'
+    if match := re.fullmatch(r'ocrnet\.backbone\.la1\.bb_layer2_(\d+)\.conv(\d|_down)', layer):
+        block = f'backbone.layer1.{_less(match[1])[0]}'
+        if match[2] == '_down':
+            return f'{block}.downsample.0', f'{block}.downsample.1'
+        return f'{block}.conv{match[2]}', f'{block}.bn{match[2]}'
+    if match := re.fullmatch(r'ocrnet\.backbone\.tr(\d)\.transition_tr\d_layer_(\d)', layer):
+        path = f'backbone.transition{match[1]}.{_less(match[2])[0]}' + ('.0' if int(match[2]) > 1 else '')
+        return f'{path}.0', f'{path}.1'
+    if match := re.fullmatch(r'ocrnet\.backbone\.st(\d)\.stage_st\d_(\d+)\.branches_func'
+                             r'\.bb_st\d_\d+_branch_layer_(\d)_(\d+)\.conv(\d)', layer):
+        module, branch, block = _less(match[2], match[3], match[4])
+        path = f'backbone.stage{match[1]}.{module}.branches.{branch}.{block}'
+        return f'{path}.conv{match[5]}', f'{path}.bn{match[5]}'
+    if match := re.fullmatch(r'ocrnet\.backbone\.st(\d)\.stage_st\d_(\d+)\.fuse_func'
+                             r'\.residual_st\d_\d+_layer_(\d)_(\d)(?:_(\d))?', layer):
+        module, target, source = _less(match[2], match[3], match[4])
+        path = f'backbone.stage{match[1]}.{module}.fuse_layers.{target}.{source}'
+        path += f'.{_less(match[5])[0]}' if match[5] else ''
+        return f'{path}.0', f'{path}.1'
+    if match := re.fullmatch(r'ocrnet\.head\.spatial_ocr\.attention_block\.(f_pixel|f_object|f_down|f_up)(?:\.(\d))?',
+                             layer):
+        path, number = f'ocr.ocr_distri_head.object_context_block.{match[1]}', 2 * int(match[2] or 0)
+        return f'{path}.{number}', f'{path}.{number + 1}.0'
+    if match := re.fullmatch(r'scale_attn\.atten_head\.(\d)', layer):
+        return f'scale_attn.conv{match[1]}', f'scale_attn.bn{match[1]}'
+    path = {'ocrnet.head.conv3x3_ocr': 'ocr.conv3x3_ocr', 'ocrnet.head.aux_head.0': 'ocr.aux_head',
+            'ocrnet.head.spatial_ocr.conv1x1.0': 'ocr.ocr_distri_head.conv_bn_dropout'}[layer]
+    return f'{path}.0', f'{path}.1.0'
+
+
+def nvidia_name(name: str) -> str:
+    """NVIDIA's name of an entry of MscaleOCRNet's state dict. KeyError for one that is none."""
+    layer, _, leaf = name.rpartition('.')
+    if layer.endswith('._conv'):
+        return f'{_conv_bn(layer.removesuffix("._conv"))[0]}.{leaf}'
+    if layer.endswith('._batch_norm'):
+        return f'{_conv_bn(layer.removesuffix("._batch_norm"))[1]}.{_BATCH_NORM[leaf]}'
+    return {'ocrnet.head.cls_head': 'ocr.cls_head', 'ocrnet.head.aux_head.1': 'ocr.aux_head.2',
+            'scale_attn.atten_head.2': 'scale_attn.conv2'}[layer] + f'.{leaf}'
+
+
+def unwrapped(state: Mapping) -> dict[str, np.ndarray]:
+    """The tensors of a training checkpoint of torch: out of `state_dict` or `model`, without `module.` in front."""
+    while not any(isinstance(value, np.ndarray) for value in state.values()):
+        inner = next((state[key] for key in ('state_dict', 'model', 'model_state_dict')
+                      if isinstance(state.get(key), dict)), None)
+        if inner is None:
+            break
+        state = inner
+    return {name.removeprefix('module.').removeprefix('model.'): value for name, value in state.items()
+            if isinstance(value, np.ndarray)}
+
+
+def is_torchs(names: Iterable[str]) -> bool:
+    """Whether names are of NVIDIA's network or of HRNet's authors, rather than Paddle's."""
+    return any(name.endswith('.running_mean') for name in names)
+
+
+def from_torch(state: Mapping, wanted: Iterable[str]) -> dict[str, np.ndarray]:
+    """A state dict under our names: what torch saved of the entries `wanted` of an MscaleOCRNet, and the rest as it is.
+
+    Names of a backbone alone (HRNet's authors, timm) count as those below `backbone.`; what torch counts besides is
+    dropped. What is left over keeps its name, so that strict loading lists it.
+    """
+    arrays = {name: value for name, value in unwrapped(state).items() if not name.endswith(COUNTER)}
+    if any(name.startswith('stage2.') for name in arrays):  # a backbone alone
+        arrays = {f'backbone.{name}': value for name, value in arrays.items()}
+    ours = {nvidia_name(name): name for name in wanted}
+    return {ours.get(name, name): value for name, value in arrays.items()}
+
+
+def to_torch(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """An MscaleOCRNet's state dict under NVIDIA's names, with torch's counters of batches at 0, in NVIDIA's order."""
+    result: dict[str, np.ndarray] = {}
+    for name, value in state.items():
+        result[nvidia_name(name)] = value
+        if name.endswith('._variance'):
+            result[nvidia_name(name).removesuffix('running_var') + COUNTER] = np.zeros([], np.int64)
+    return result
