@@ -1,8 +1,8 @@
 """The names that other repositories give to the tensors of this network, and state dicts in both directions.
 
 NVIDIA's HRNet_Mscale (github.com/NVIDIA/semantic-segmentation) has the same tensors as MscaleOCRNet, in the same
-layouts, under names of its own; its OCRNet is the same without the scale attention. The ImageNet weights of HRNet's authors, and
-timm's hrnet_w*, use NVIDIA's names of the backbone.
+layouts, under names of its own; its OCRNet is the same without the scale attention. The ImageNet weights of HRNet's
+authors, and timm's hrnet_w*, use NVIDIA's names of the backbone.
 """
 import re
 from collections.abc import Iterable, Mapping
