@@ -98,7 +98,7 @@ def test_predict_keeps_folders_and_reports_what_is_no_image(trained, toy, tmp_pa
                      '--image_path', images, '--save_dir', out)
         assert status == 1
         error = capsys.readouterr().err
-        assert f'error: {images / "broken.png"}: expected an image that decodes, found 8 bytes' in error
+        assert f'error: {images / "broken.png"}: expected an image; found 8 bytes' in error
     names = {'one.png', 'a b/città/one.png', 'a b/one.bmp.png', 'a b/one.png.png'}
     for kind in ('pseudo_color_prediction', 'added_prediction'):
         assert {p.relative_to(out / kind).as_posix() for p in (out / kind).rglob('*.png')} == names

@@ -245,7 +245,7 @@ def test_two_processes_write_what_one_writes_and_report_together(root, made, tra
                            '--aug_pred', '--flip_horizontal'], cwd=ROOT, capture_output=True, text=True)
     first, second = ((tmp_path / 'logs' / f'workerlog.{i}').read_text() for i in range(2))
     assert done.returncode != 0 and 'Traceback' not in first + second
-    assert f'error: {broken}: expected an image that decodes' in first and 'agreement' not in first
+    assert f'error: {broken}: expected an image; found' in first and 'agreement' not in first
     assert 'class ' in first and 'class ' not in second and 'labels of 5 images' in first
     stem = broken.name.removesuffix('_leftImg8bit.png')
     expected = {name: data for name, data in outputs(made).items() if name != stem}
@@ -267,7 +267,7 @@ def test_a_broken_image_is_told_and_the_rest_is_done(root, again, made, inferenc
     broken.write_bytes(good[:200])
     assert again() == 1
     error = capsys.readouterr().err
-    assert f'error: {broken}: expected an image that decodes, found 200 bytes' in error
+    assert f'error: {broken}: expected an image; found 200 bytes' in error
     assert f'error: 1 of 6 images have no label, and training wants one for each; replace them and run this again, ' \
            f'or remove them from {root / IMAGES}' in error
     name = broken.relative_to(root / IMAGES).as_posix()
