@@ -1,21 +1,25 @@
 """The files of auto-labelling: the names of an image's outputs, and the record of how a folder was made."""
+from __future__ import annotations  # common.config imports Paddle, which the users of this module do not need
+
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
 import numpy as np
 
 from common.atomic_io import sha256_of, write_atomically
-from common.config import Config
 from common.errors import FileError, UserError
 from datasets.labels import LabelSet
 from inference import pictures
 from tools.shared.folders import describe_folder
 from tools.shared.label_ids import highest_id, read_label_ids
 from tools.shared.png import encode_png
+
+if TYPE_CHECKING:
+    from common.config import Config
 
 SETTINGS = 'autolabel.json'
 IMAGE = '_leftImg8bit'  # end of an image's stem in the layout that training reads
