@@ -36,6 +36,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import numpy as np
 
@@ -55,10 +56,13 @@ NUM_CLASSES = 19
 def network(args: argparse.Namespace) -> MscaleOCRNet:
     """The MscaleOCRNet of the flags, with random weights."""
     import paddle
-    if args.config:
-        return builder_of(args).model
-    from models import hrnet
+
     from models.mscale_ocrnet import MscaleOCRNet
+    if args.config:
+        model = builder_of(args).model
+        assert isinstance(model, MscaleOCRNet), '--config must be of a MscaleOCRNet'
+        return model
+    from models import hrnet
     paddle.seed(0)
     return MscaleOCRNet(NUM_CLASSES, getattr(hrnet, args.backbone)(), [0], n_scales=args.scales)
 
@@ -130,23 +134,33 @@ def plain_inference(model: MscaleOCRNet | SimpleNamespace, x: paddle.Tensor) -> 
 def plain_macs(args: argparse.Namespace) -> float:
     """Multiply-adds of plain_inference: those of convolutions from their shapes, and of the object attention."""
     import paddle
-    total = 0
 
-    def convolution(layer: paddle.nn.Layer, inputs: Any, output: paddle.Tensor) -> None:
+    from models import layers
+    total = 0
+    convolve = layers.convolve
+
+    def count(output: paddle.Tensor, weight: paddle.Tensor) -> None:
         nonlocal total
-        total += output.size * layer.weight.size // layer.weight.shape[0]
+        total += output.size * weight.size // weight.shape[0]
+
+    def counted(x: paddle.Tensor, weight: paddle.Tensor, *rest: Any) -> paddle.Tensor:
+        output = convolve(x, weight, *rest)
+        count(output, weight)
+        return output
+
+    def hook(layer: paddle.nn.Conv2D, inputs: Any, output: paddle.Tensor) -> None:
+        count(output, layer.weight)
 
     model = network(args)
     model.eval()
     for layer in model.sublayers():
         if isinstance(layer, paddle.nn.Conv2D):
             # The stubs want a hook to return something; Paddle takes None for: leave the output as it is.
-            layer.register_forward_post_hook(convolution)  # type: ignore[arg-type]
+            layer.register_forward_post_hook(hook)  # type: ignore[arg-type]
     head = model.ocrnet.head
-    layers = head.layers()
-    pixels, keys = layers.pixels.out_channels, layers.value.out_channels
+    pixels, keys = head.layers().pixels.out_channels, head.layers().value.out_channels
     side = 256  # counted on a small image: everything is proportional to the pixels, except a few at K regions
-    with paddle.no_grad():
+    with paddle.no_grad(), mock.patch.object(layers, 'convolve', counted):  # of ConvBN, whose nn.Conv2D is not called
         plain_inference(SimpleNamespace(n_scales=[1.0], ocrnet=model.ocrnet, scale_attn=model.scale_attn),
                         paddle.zeros([1, 3, side, side]))
     total += (side // 4)**2 * len(head.cls_head.bias) * (pixels + 2 * keys)

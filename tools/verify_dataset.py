@@ -99,7 +99,7 @@ def _check(image_path: str, label_path: str | None, source: str | None, wanted: 
             label, counts, fault = examine_label(label_path, size, label_set)
             if fault:
                 problems.append((fault.kind, label_path, f'{fault.found}; expected {fault.expected}'))
-            elif source is not None and _made_from_train_ids(counts, source, label_set):
+            elif source is not None and counts is not None and _made_from_train_ids(counts, source, label_set):
                 problems.append(('train_ids', source, f'{label_set.ignore_index} and train ids; as label ids they '
                                                       'make most of the image void'))
     picture = None
@@ -150,7 +150,7 @@ def _made_from_train_ids(counts: np.ndarray, source: str, label_set: LabelSet) -
     if counts[:label_set.num_classes][~possible[:label_set.num_classes]].any() or not os.path.isfile(source):
         return False
     _, values, fault = examine_label(source, None, label_set)
-    return not fault and seem_train_ids(values, label_set)
+    return not fault and values is not None and seem_train_ids(values, label_set)
 
 
 def _picture(image: np.ndarray, label: np.ndarray | None, colors: np.ndarray) -> bytes:

@@ -93,7 +93,7 @@ def read_mapping(path: str | os.PathLike) -> MaskMapping:
     pairs = [(f'{path}: line {key.start_mark.line + 1}', _text(key),
               value.value.strip() if isinstance(value, yaml.ScalarNode) else '') for key, value in _compose(path)]
     codes: dict[int, str] = {}
-    colors: dict[str, tuple[int, int, int]] = {}
+    colors: dict[str, tuple[int, ...]] = {}
     kinds: set[str] = set()
     for where, key, name in pairs:
         code, kind = _code(where, key)
@@ -151,10 +151,10 @@ def _code(where: str, key: str) -> tuple[int, str]:
     return numbers[0] << 16 | numbers[1] << 8 | numbers[2], 'colour'
 
 
-def _palette(names: Sequence[str]) -> tuple[tuple[int, int, int], ...]:
+def _palette(names: Sequence[str]) -> tuple[tuple[int, ...], ...]:
     """Cityscapes' colours for the names it has, other colours for the rest."""
     known = dict(zip(CITYSCAPES.names, CITYSCAPES.palette))
-    colors: dict[str, tuple[int, int, int]] = {}
+    colors: dict[str, tuple[int, ...]] = {}
     for name in names:
         color = known.get(name.lower().replace('_', ' '))
         if color is not None and color not in colors.values():
