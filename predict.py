@@ -33,7 +33,7 @@ def main(argv):
 
     logger = logging.getLogger('predict')
     flags.warn_unused(args, logger)
-    images = pictures.find_images(args.image_path, exclude=args.save_dir)
+    images = pictures.find_inputs(args.image_path, exclude=args.save_dir)
     if args.skip_existing:
         found = len(images)
         images = [item for item in images if not pictures.is_written(args.save_dir, item[1])]

@@ -1,35 +1,34 @@
-"""Time of converting one label image of 1024x2048 from label ids to train ids, against a loop over the classes.
+"""Time to convert a label image of 1024x2048 from label ids to train ids, compared with a loop over the classes.
 
-    python benchmarks/conversion.py [--repeat 15]
+    python -m benchmarks.conversion [--repeat 15]
 
     loop            Pillow decodes, out[labels == id] = train_id for each of the ids 0..33, Pillow encodes
-    ours            what tools/cityscapes/label_conversion.py does with the bytes of a file
-    decode, encode  these steps of ours alone; `rest` is the lookup and the check of the values
+    ours            what tools/cityscapes/label_conversion.py does with the content of a file
+    decode, encode  these steps of ours alone; `rest` is the lookup and the validation of the values
 
-Of two images, both saved by Pillow as the real ones are: `toy`, a drawn street (large areas, straight edges, as
-polygons give), and `blobs`, 34 ids in random winding bands (more edges than any street). One thread. The best and the
-median of `--repeat` rounds, in which the candidates take turns, since the machine may be shared. The ratio is
-loop / ours; `at most` is loop / decode, which no conversion that decodes this way can exceed. The last line is the
+There are two images, both saved by Pillow like the real ones: `toy`, a drawn street (large areas and straight edges,
+as in polygons), and `blobs`, 34 ids in random winding bands (more edges than any street). One thread. The table has the
+best and the median of `--repeat` rounds, in which the candidates take turns, since the machine may be shared. The ratio
+is loop / ours; `at most` is loop / decode, which no conversion that decodes this way can exceed. The last line is the
 table as JSON.
 """
 import argparse
 import io
 import json
 import statistics
-import sys
 import time
-from pathlib import Path
+from collections.abc import Callable
+from typing import Any
 
 import cv2
 import numpy as np
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 SIZE = (1024, 2048)
 
 
-def toy_labels():
+def toy_labels() -> np.ndarray:
+    """uint8 (H, W) label ids of a drawn street."""
     from cityscapesscripts.helpers.annotation import Annotation
     from cityscapesscripts.preparation.json2labelImg import createLabelImage
 
@@ -40,18 +39,20 @@ def toy_labels():
     return np.array(createLabelImage(annotation, 'ids'))
 
 
-def blob_labels():
+def blob_labels() -> np.ndarray:
+    """uint8 (H, W) label ids in winding bands."""
     field = cv2.GaussianBlur(np.random.default_rng(0).standard_normal(SIZE).astype(np.float32), (0, 0), 12)
     return np.minimum((field - field.min()) / (field.max() - field.min()) * 34, 33).astype(np.uint8)
 
 
-def pillow_png(labels):
+def pillow_png(labels: np.ndarray) -> bytes:
     file = io.BytesIO()
     Image.fromarray(labels).save(file, 'png')
     return file.getvalue()
 
 
-def class_loop(data, table):
+def class_loop(data: bytes, table: np.ndarray) -> bytes:
+    """The loop over the classes: content of a PNG of label ids -> that of train ids. table: uint8 (256,)."""
     labels = np.array(Image.open(io.BytesIO(data)))
     out = labels.copy()
     for label_id in range(34):
@@ -59,19 +60,22 @@ def class_loop(data, table):
     return pillow_png(out)
 
 
-def measure(name, labels, repeat):
+def measure(name: str, labels: np.ndarray, repeat: int) -> dict[str, Any]:
+    """The row of an image, uint8 (H, W) label ids."""
     from datasets.labels import CITYSCAPES
-    from tools.cityscapes.label_conversion import decode_label_ids, encode_png, highest_id, train_id_png
+    from tools.cityscapes.label_conversion import train_id_png
+    from tools.shared.label_ids import decode_label_ids, highest_id
+    from tools.shared.png import encode_png
     data, table, highest = pillow_png(labels), CITYSCAPES.label_id_to_train_id(), highest_id(CITYSCAPES)
     buffer, train_ids = np.frombuffer(data, np.uint8), table[labels]
-    candidates = {
+    candidates: dict[str, Callable[[], Any]] = {
         'loop': lambda: class_loop(data, table),
         'ours': lambda: train_id_png(decode_label_ids(data, name, highest, CITYSCAPES), CITYSCAPES),
         'decode': lambda: cv2.imdecode(buffer, cv2.IMREAD_UNCHANGED),
         'encode': lambda: encode_png(train_ids)}
     results = [np.array(Image.open(io.BytesIO(candidates[which]()))) for which in ('loop', 'ours')]
     assert (results[0] == results[1]).all(), 'both must give the same train ids'
-    times = {which: [] for which in candidates}
+    times: dict[str, list[float]] = {which: [] for which in candidates}
     for _ in range(repeat):
         for which, run in candidates.items():
             start = time.perf_counter()
@@ -85,7 +89,7 @@ def measure(name, labels, repeat):
             'ratio': best['loop'] / best['ours'], 'at most': best['loop'] / best['decode']}
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--repeat', type=int, default=15)
     args = parser.parse_args()

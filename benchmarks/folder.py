@@ -1,31 +1,35 @@
-"""What predict.py gains by decoding the next image and writing the last one while the network is at work.
+"""What predict.py gains by decoding the next image and writing the last one while the network is running.
 
-    python benchmarks/folder.py [--images 12] [--size 1024 2048] [--seconds 0 0.1 0.3 1] [--repeat 2]
+    python -m benchmarks.folder [--images 12] [--size 1024 2048] [--seconds 0 0.1 0.3 1] [--repeat 2]
 
-In place of the network: a wait of so many seconds for each image, in which the cores are free. A network on the CPU
-leaves none free; this says nothing of it. The images are toy scenes with noise, so that they do not decode faster than
-a photograph would. `overlapped` is predict.py as it is, `serial` the same with
---num_workers 0 and each prediction written before the next image is read. Both make the same files, which is checked;
-they take turns, and the ratio is that of the best rounds. The last line is the table as JSON.
+The network is replaced by a wait of that many seconds per image, during which the cores are free. A network on the CPU
+leaves none free, so the results do not apply to it. The images are toy scenes with noise, so that decoding takes as
+long as for a photograph. `overlapped` is predict.py as it is, `serial` the same with --num_workers 0 and with each
+prediction written before the next image is read. Both write the same files, which is checked; they take turns, and the
+ratio is that of the best rounds. The last line is the table as JSON.
 """
+from __future__ import annotations
+
 import argparse
 import contextlib
 import io
 import json
 import logging
-import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 from unittest import mock
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+if TYPE_CHECKING:
+    import numpy as np
 
 CONFIG = Path(__file__).resolve().parents[1] / 'configs/toy.yml'
 
 
-def make(folder, count, size):
-    """Toy scenes with noise, folder/images/*.png; what the stand-in predicts, uint8 (H, W)."""
+def make(folder: Path, count: int, size: tuple[int, int]) -> np.ndarray:
+    """Write toy scenes with noise as folder/images/*.png; returns the prediction of the stand-in, uint8 (H, W)."""
     import cv2
     import numpy as np
 
@@ -33,28 +37,32 @@ def make(folder, count, size):
     (folder / 'images').mkdir()
     rng = np.random.default_rng(0)
     for i in range(count):
-        picture, _ = compose(tuple(size), rng)
+        picture, _ = compose(size, rng)
         picture = np.asarray(picture, float)
         image = picture[..., ::-1] + rng.normal(0, 4, (*size, 1))
         cv2.imwrite(str(folder / f'images/{i}.png'), image.clip(0, 255).astype(np.uint8))
     return (picture[..., 0] // 14).astype(np.uint8)
 
 
-def timed(folder, way, seconds, train_ids):
-    """Seconds of predict.py's loop, and the files that it wrote."""
+def timed(folder: Path, way: str, seconds: float, train_ids: np.ndarray) -> tuple[float, dict[Path, bytes]]:
+    """Seconds that predict.py's loop takes, and the files that it writes: {path: content}. way: serial or overlapped.
+
+    seconds: time of the network for an image. train_ids: uint8 (H, W), its prediction.
+    """
     import predict
     from inference import backends, pictures, predictor, prefetch
-    started, loop = [], prefetch.prefetch
+    started: list[float] = []
+    loop = prefetch.prefetch
 
-    def stand_in(sample):
+    def stand_in(sample: Any) -> np.ndarray:
         time.sleep(seconds)
         return train_ids
 
-    def start(*args):
+    def start(*args: Any) -> Iterator[Any]:
         started.append(time.perf_counter())
         yield from loop(*args)
 
-    def write(self, name, image, found):
+    def write(self: Any, name: Any, image: np.ndarray, found: np.ndarray) -> None:
         pictures.write_prediction(self._save_dir, name, image, found, self._colors)
 
     out = folder / way
@@ -76,7 +84,7 @@ def timed(folder, way, seconds, train_ids):
     return took, {path.relative_to(out): path.read_bytes() for path in out.rglob('*.png')}
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split('\n\n')[0])
     parser.add_argument('--images', type=int, default=12)
     parser.add_argument('--size', type=int, nargs=2, default=[1024, 2048], metavar=('HEIGHT', 'WIDTH'))
@@ -84,13 +92,14 @@ def main():
     parser.add_argument('--repeat', type=int, default=2)
     args = parser.parse_args()
     logging.disable(logging.INFO)
-    table = []
+    table: list[dict[str, float]] = []
     print(f'{"network s":>10}{"serial s":>10}{"overlapped s":>14}{"x faster":>10}')
-    with tempfile.TemporaryDirectory() as folder:
-        folder = Path(folder)
-        train_ids = make(folder, args.images, args.size)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        train_ids = make(folder, args.images, tuple(args.size))
         for seconds in args.seconds:
-            best, files = {'serial': float('inf'), 'overlapped': float('inf')}, {}
+            best = {'serial': float('inf'), 'overlapped': float('inf')}
+            files: dict[str, dict[Path, bytes]] = {}
             for _ in range(args.repeat):
                 for way in best:
                     took, files[way] = timed(folder, way, seconds, train_ids)

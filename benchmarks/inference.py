@@ -1,26 +1,29 @@
-"""Time, memory, work and exactness of hierarchical inference: every backend against the plain network.
+"""Time, memory, work and exactness of hierarchical inference: every backend compared with the plain network.
 
-    python benchmarks/inference.py [--size 1024 2048] [--scales 0.5 1 2] [--threads 2] [--only plain openvino]
-    python benchmarks/inference.py --config configs/... --model_path .../model.pdparams --image_path image.png
-    python benchmarks/inference.py --only openvino --memory_limit 2.1
+    python -m benchmarks.inference [--size 1024 2048] [--scales 0.5 1 2] [--threads 2] [--only plain openvino]
+    python -m benchmarks.inference --config configs/... --model_path .../model.pdparams --image_path image.png
+    python -m benchmarks.inference --only openvino --memory_limit 2.1
 
-One image through MscaleOCRNet on HRNet-W48, each configuration in a process of its own:
+One image through MscaleOCRNet on HRNet-W48, each configuration in its own process:
 
-    plain                  the published evaluation as it reads, in eager Paddle as pip installs it: everything at every
-                           scale, each result at full size, nothing in strips
+    plain                  the published evaluation, literally, in eager Paddle as pip installs it: the whole network at
+                           every scale, each result at full size, nothing in strips
     paddle, fp16, bf16     --backend paddle, the GPU's default (half precision on a GPU only)
     openvino, bf16         --backend openvino, the CPU's default (bf16 where the processor has it)
     onnxruntime            --backend onnxruntime
 
 `plain, fast MKL` is plain on an AMD processor with the setting that common/cli.py makes there, without which Paddle's
-MKL takes its slowest path. `s` is the best of --repeat rounds after one to warm up (of plain: the one round), `CPU s`
-its processor time. `peak` is the peak of resident memory (on a GPU: of the memory allocated there), library, weights
-and image included. Multiply-adds are counted from the shapes. `off` is the largest difference of logits relative to
-their range, `equal` the share of pixels with the same argmax. The last line is the table as JSON.
+MKL takes its slowest path. `s` is the best of --repeat rounds after a warm-up round (for plain: the only round),
+`CPU s` its processor time. `peak` is the peak of resident memory (on a GPU: of the memory allocated there), including
+library, weights and image. Multiply-adds are counted from the shapes. `off` is the largest difference of logits
+relative to their range, `equal` the share of pixels with the same argmax. The last line is the table as JSON.
 
-The first command has random weights, with the batch norm of the image itself, so that activations have the scale of a
-trained network. They are far more sensitive to rounding than trained ones, for which there is the second command.
+The first command uses random weights and the batch norm statistics of the image itself, so that activations have the
+scale of a trained network. Random weights are far more sensitive to rounding than trained ones; use the second command
+for those.
 """
+from __future__ import annotations
+
 import argparse
 import json
 import os
@@ -29,39 +32,51 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+if TYPE_CHECKING:
+    import paddle
 
-CONFIGURATIONS = {
-    'plain': None, 'plain, fast MKL': None, 'paddle': ('paddle', 'fp32'), 'paddle fp16': ('paddle', 'fp16'),
-    'paddle bf16': ('paddle', 'bf16'), 'openvino': ('openvino', 'fp32'), 'openvino bf16': ('openvino', 'bf16'),
-    'onnxruntime': ('onnxruntime', 'fp32')}
+    from common.builder import Builder
+    from models.mscale_ocrnet import MscaleOCRNet
+
+BACKENDS = {  # backend and precision
+    'paddle': ('paddle', 'fp32'), 'paddle fp16': ('paddle', 'fp16'), 'paddle bf16': ('paddle', 'bf16'),
+    'openvino': ('openvino', 'fp32'), 'openvino bf16': ('openvino', 'bf16'), 'onnxruntime': ('onnxruntime', 'fp32')}
+CONFIGURATIONS = ('plain', 'plain, fast MKL', *BACKENDS)
 NUM_CLASSES = 19
 
 
-def network(args):
+def network(args: argparse.Namespace) -> MscaleOCRNet:
     """The MscaleOCRNet of the flags, with random weights."""
     import paddle
-    if args.config:
-        return builder(args).model
-    from models import hrnet
+
     from models.mscale_ocrnet import MscaleOCRNet
+    if args.config:
+        model = builder_of(args).model
+        assert isinstance(model, MscaleOCRNet), '--config must be of a MscaleOCRNet'
+        return model
+    from models import hrnet
     paddle.seed(0)
     return MscaleOCRNet(NUM_CLASSES, getattr(hrnet, args.backbone)(), [0], n_scales=args.scales)
 
 
-def builder(args):
+def builder_of(args: argparse.Namespace) -> Builder:
+    """The Builder of --config at the scales of --scales."""
     from common.builder import Builder
     from common.config import Config
     return Builder(Config(args.config, [f'model.n_scales={args.scales}'] if args.scales else [], with_pretrained=False))
 
 
-def prepare(folder, args):
-    """Save an image and weights: those of the flags, or random ones whose batch norm fits a toy image."""
+def prepare(folder: Path, args: argparse.Namespace) -> None:
+    """Save an image and weights: those of the flags, or a toy image and random weights with its batch norm statistics.
+    """
     import paddle
 
     from common import cli
@@ -71,7 +86,7 @@ def prepare(folder, args):
 
         from inference import pictures
         image = pictures.read_image(args.image_path).astype('float32')
-        image = Compose(builder(args).val_transforms)({'img': image})['img'][None]
+        image = Compose(builder_of(args).val_transforms)({'img': image})['img'][None]
         np.save(folder / 'image.npy', image)
         shutil.copy(args.model_path, folder / 'model.pdparams')
         args.size, args.scales = image.shape[2:], args.scales or network(args).n_scales
@@ -84,7 +99,7 @@ def prepare(folder, args):
     model = network(args)
     for layer in model.sublayers():
         if isinstance(layer, paddle.nn.BatchNorm2D):
-            layer._momentum = 0.0  # the running statistics become those of the one step below
+            layer._momentum = 0.0  # the running statistics become those of the single step below
     model.train()
     with paddle.no_grad():
         step = max(1, min(args.size) // 512)
@@ -92,11 +107,11 @@ def prepare(folder, args):
     paddle.save(model.state_dict(), str(folder / 'model.pdparams'))
 
 
-def plain_inference(model, x):
-    """The published evaluation: (1, 3, H, W) -> logits (1, K, H, W)."""
+def plain_inference(model: MscaleOCRNet | SimpleNamespace, x: paddle.Tensor) -> paddle.Tensor:
+    """The published evaluation: float32 (1, 3, H, W) -> logits (1, K, H, W)."""
     import paddle.nn.functional as F
 
-    def sized(y, like):
+    def sized(y: paddle.Tensor, like: paddle.Tensor) -> paddle.Tensor:
         return F.interpolate(y, like.shape[2:], mode='bilinear')
 
     fused = None
@@ -110,38 +125,50 @@ def plain_inference(model, x):
             fused = attention * logits + (1 - attention) * sized(fused, logits)
         else:
             fused = sized(attention * logits, fused) + (1 - sized(attention, fused)) * fused
+    assert fused is not None, 'there is at least one scale'
     return fused
 
 
 # ---------------------------------------------------------------- work
 
-def plain_macs(args):
-    """Multiply-adds of plain_inference: convolutions by their shapes, and the products of the object attention."""
+def plain_macs(args: argparse.Namespace) -> float:
+    """Multiply-adds of plain_inference: those of convolutions from their shapes, and of the object attention."""
     import paddle
-    total = 0
 
-    def convolution(layer, inputs, output):
+    from models import layers
+    total = 0
+    convolve = layers.convolve
+
+    def count(output: paddle.Tensor, weight: paddle.Tensor) -> None:
         nonlocal total
-        total += output.size * layer.weight.size // layer.weight.shape[0]
+        total += output.size * weight.size // weight.shape[0]
+
+    def counted(x: paddle.Tensor, weight: paddle.Tensor, *rest: Any) -> paddle.Tensor:
+        output = convolve(x, weight, *rest)
+        count(output, weight)
+        return output
+
+    def hook(layer: paddle.nn.Conv2D, inputs: Any, output: paddle.Tensor) -> None:
+        count(output, layer.weight)
 
     model = network(args)
     model.eval()
     for layer in model.sublayers():
         if isinstance(layer, paddle.nn.Conv2D):
-            layer.register_forward_post_hook(convolution)
+            # The stubs want a hook to return something; Paddle takes None for: leave the output as it is.
+            layer.register_forward_post_hook(hook)  # type: ignore[arg-type]
     head = model.ocrnet.head
-    layers = head.layers()
-    pixels, keys = layers.pixels.out_channels, layers.value.out_channels
-    side = 256  # counted on a small image: all is in proportion to the pixels, but for a few at K regions
-    with paddle.no_grad():
+    pixels, keys = head.layers().pixels.out_channels, head.layers().value.out_channels
+    side = 256  # counted on a small image: everything is proportional to the pixels, except a few at K regions
+    with paddle.no_grad(), mock.patch.object(layers, 'convolve', counted):  # of ConvBN, whose nn.Conv2D is not called
         plain_inference(SimpleNamespace(n_scales=[1.0], ocrnet=model.ocrnet, scale_attn=model.scale_attn),
                         paddle.zeros([1, 3, side, side]))
     total += (side // 4)**2 * len(head.cls_head.bias) * (pixels + 2 * keys)
     return total * args.size[0] * args.size[1] / side**2 * sum(scale**2 for scale in args.scales)
 
 
-def fused_macs(args):
-    """Multiply-adds of inference.fused_network: its graphs' convolutions and matrix products, and the fusion's rows."""
+def fused_macs(args: argparse.Namespace) -> float:
+    """Multiply-adds of inference.fused_network: convolutions and matrix products of its graphs, and fusion of rows."""
     from inference import fused, onnx_writer
     from inference.backends.engine import STRIP
     from inference.row_strips import split_rows
@@ -171,8 +198,8 @@ def fused_macs(args):
                     if top > 1 else 0)
 
 
-def _graph_macs(model, shapes):
-    """Multiply-adds of an ONNX graph's convolutions and matrix products for inputs of these shapes."""
+def _graph_macs(model: Any, shapes: Mapping[str, Sequence[int]]) -> int:
+    """Multiply-adds of the convolutions and matrix products of an ONNX graph for inputs of the given shapes."""
     import onnx
     graph = onnx.ModelProto()
     graph.CopyFrom(model)
@@ -197,10 +224,10 @@ def _graph_macs(model, shapes):
 
 # ---------------------------------------------------------------- measuring
 
-def measure(name, folder, args):
-    """Print what a configuration takes, as JSON; save its logits."""
+def measure(name: str, folder: Path, args: argparse.Namespace) -> None:
+    """Print time and memory of a configuration as JSON; save its logits."""
     if name == 'plain':
-        os.environ['MKL_DEBUG_CPU_TYPE'] = ''  # cli.start_paddle keeps what is there
+        os.environ['MKL_DEBUG_CPU_TYPE'] = ''  # cli.start_paddle() keeps an existing value
     from benchmarks.training import resident_mb
     from common import cli, flags
     from inference import backends
@@ -217,15 +244,17 @@ def measure(name, folder, args):
         model.set_state_dict(paddle.load(weights))
         model.eval()
 
-        def run(x):
+        def run(x: paddle.Tensor) -> paddle.Tensor:
             return plain_inference(model, x)
     else:
         os.environ['MSCALE_CACHE'] = str(folder / 'cache')
-        backend, precision = CONFIGURATIONS[name]
-        builder = SimpleNamespace(model=network(args), release_model=lambda: None)
+        backend, precision = BACKENDS[name]
+        builder: Any = SimpleNamespace(model=network(args), release_model=lambda: None)
         fused = backends.create(builder, weights, backend, precision)
+        predict = Predictor(fused, **flags.predictor_options({'memory_limit': args.memory_limit}))
 
-        run = Predictor(fused, **flags.predictor_options({'memory_limit': args.memory_limit})).logits
+        def run(x: paddle.Tensor) -> paddle.Tensor:
+            return predict.logits(x)
     ready = time.perf_counter() - started
     image = paddle.to_tensor(np.load(folder / 'image.npy'))
     gpu = paddle.get_device() != 'cpu'
@@ -243,11 +272,12 @@ def measure(name, folder, args):
     print(json.dumps({'seconds': seconds, 'cpu': cpu, 'peak_gb': peak, 'start_s': ready}))
 
 
-def compare(args):
-    """Measure the configurations, print a row for each; returns the rows."""
-    rows, base = {}, None
-    with tempfile.TemporaryDirectory() as folder:
-        folder = Path(folder)
+def compare(args: argparse.Namespace) -> dict[str, Any]:
+    """Measure the configurations and print a row for each; returns the rows and the multiply-adds."""
+    rows: dict[str, dict[str, Any]] = {}
+    base = None
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
         prepare(folder, args)
         print(f'{args.config or args.backbone}, {args.size[0]}x{args.size[1]}, scales {args.scales}, '
               f'{args.threads} threads')
@@ -257,7 +287,8 @@ def compare(args):
         print(f'{"":17} {"s":>8} {"CPU s":>8} {"x faster":>9} {"peak GB":>8} {"start s":>8} {"off":>9} {"equal":>9}',
               flush=True)
         for name in args.only or CONFIGURATIONS:
-            command = [sys.executable, '-W', 'ignore', __file__, *sys.argv[1:], '--measure', name, str(folder)]
+            command = [sys.executable, '-W', 'ignore', '-m', 'benchmarks.inference', *sys.argv[1:],
+                       '--measure', name, str(folder)]
             done = subprocess.run(command, env={**os.environ, 'OMP_NUM_THREADS': str(args.threads)},
                                   capture_output=True, text=True)
             if done.returncode:
@@ -277,7 +308,7 @@ def compare(args):
     return {'gmac': macs, **rows}
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--size', type=int, nargs=2, default=(1024, 2048), metavar=('HEIGHT', 'WIDTH'))
     parser.add_argument('--scales', type=float, nargs='+', help='default: 0.5 1 2, or those of --config')

@@ -1,23 +1,27 @@
-"""Time and memory of a training step and of its losses, against a plain reading of the recipe.
+"""Time and memory of a training step and of its losses, compared with a literal implementation of the recipe.
 
-    python benchmarks/training.py [--parts losses step] [--step_size 512 1024] [--backbone HRNet_W48_NV] [--threads 2]
+    python -m benchmarks.training [--parts losses step] [--step_size 512 1024] [--backbone HRNet_W48_NV] [--threads 2]
 
 `losses` is the forward and backward pass of the recipe's eight losses on four outputs, `step` a whole step with one
-image: forward, losses, backward, update. The configurations, each in a process of its own:
+image: forward, losses, backward, update. The configurations, each in its own process:
 
-    plain               the straightforward formulas under autograd: the losses as in tests/losses/plain.py, all of the
+    plain               the straightforward formulas with autograd: the losses as in tests/losses/plain.py, the whole
                         model at both scales
     ours                what train.py runs
     ours --recompute    the same with activation checkpointing
-    paddleseg           PaddleSeg's loss layers (with --paddleseg; its dice is another function: gradients not compared)
+    paddleseg           PaddleSeg's loss layers (with --paddleseg; its dice is a different function, so gradients are
+                        not compared)
 
-Times are the best and the median of `--repeat` rounds after one to warm up, with the processor time of the best beside
-them, in case the machine is shared. `peak` is the peak of resident memory, library and weights included; `above` what
-of it came after the preparation: of the losses, everything but the four logits and the library, so their gradients
-too; of the step, everything but library and weights. The ratios are to the first row. Gradients (of the first output,
-of all parameters in the first round) are compared with plain's, as relative difference in norm; the losses' with those
-of float64, because in float32 the formulas themselves are off. The last line is the table as JSON.
+Times are the best and the median of `--repeat` rounds after a warm-up round, with the processor time of the best one,
+in case the machine is shared. `peak` is the peak of resident memory, including library and weights; `above` is the
+part of it that came after the preparation: for the losses everything except the four logits and the library, so their
+gradients are included; for the step everything except library and weights. The ratios are relative to the first row.
+Gradients (of the first output, or of all parameters in the first round) are compared with plain's, as relative
+difference in norm; those of the losses with float64, because the formulas themselves are inexact in float32. The last
+line is the table as JSON.
 """
+from __future__ import annotations
+
 import argparse
 import json
 import os
@@ -26,28 +30,36 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+if TYPE_CHECKING:
+    import paddle
+    from numpy.random import Generator
+
+    from models.mscale_ocrnet import MscaleOCRNet
 
 PARTS = {'losses': ('plain', 'ours', 'paddleseg', 'float64'), 'step': ('plain', 'ours', 'ours --recompute')}
 TOLERANCE = 1e-4
 COEFS = (1, 0.4, 0.05, 0.05)
 NUM_CLASSES = 19
 LOSS_TH = 0.05
+Round: TypeAlias = tuple[Callable[[], None], Callable[[], list[np.ndarray]]]
 
 
-def labels_in_blocks(rng, height, width):
-    """(1, H, W) int64 in blocks of 16 pixels, a tenth of them void."""
+def labels_in_blocks(rng: Generator, height: int, width: int) -> np.ndarray:
+    """int64 (1, H, W) in blocks of 16 pixels, a tenth of them void."""
     labels = rng.integers(0, NUM_CLASSES, (1, -(-height // 16), -(-width // 16)))
     labels[rng.random(labels.shape) < 0.1] = 255
     return labels.repeat(16, 1).repeat(16, 2)[:, :height, :width]
 
 
-def outputs_for(rng, labels):
-    """Four outputs (1, C, H, W) with the scale of a model in training: the right class ahead at most pixels."""
+def outputs_for(rng: Generator, labels: np.ndarray) -> list[paddle.Tensor]:
+    """Four outputs, float32 (1, K, H, W), with the scale of a model in training: the right class wins at most pixels.
+    """
     import paddle
     outputs = []
     for _ in range(4):
@@ -58,34 +70,40 @@ def outputs_for(rng, labels):
     return outputs
 
 
-def loss_function(configuration, min_K):
-    """A function (outputs, labels) -> the weighted sum of the eight losses (of fewer outputs: of theirs)."""
+def loss_function(configuration: str, min_K: int) -> Callable[[list[paddle.Tensor], paddle.Tensor], Any]:
+    """A function (outputs, labels) -> weighted sum of the eight losses, or fewer if there are fewer outputs."""
     if configuration.startswith('ours'):
         from losses import BootstrappedCrossEntropyLoss, DiceLoss, weighted_losses
         spec = {'types': [DiceLoss()] * 4 + [BootstrappedCrossEntropyLoss(min_K, LOSS_TH)] * 4, 'coef': COEFS * 2}
         return lambda outputs, labels: weighted_losses(outputs, labels, spec)[0]
     if configuration == 'paddleseg':
-        from paddleseg.models.losses import BootstrappedCrossEntropyLoss, DiceLoss
-        # Its dice overwrites the void labels.
-        kinds = (lambda x, y: DiceLoss()(x, y.clone())), BootstrappedCrossEntropyLoss(min_K, LOSS_TH)
+        from paddleseg.models import losses
+        bootstrapped = losses.BootstrappedCrossEntropyLoss(min_K, LOSS_TH)
+
+        def dice(x: paddle.Tensor, y: paddle.Tensor) -> paddle.Tensor:
+            return losses.DiceLoss()(x, y.clone())  # it overwrites the void labels
     else:
         from tests.losses import plain
-        kinds = plain.dice, lambda x, y: plain.bootstrapped_cross_entropy(x, y, min_K, LOSS_TH)
+        dice = plain.dice
+
+        def bootstrapped(x: paddle.Tensor, y: paddle.Tensor) -> paddle.Tensor:
+            return plain.bootstrapped_cross_entropy(x, y, min_K, LOSS_TH)
+    kinds = dice, bootstrapped
     return lambda outputs, labels: sum(
         coef * kind(logits, labels) for kind in kinds for coef, logits in zip(COEFS, outputs))
 
 
-def plain_forward(model, x):
-    """The published training forward pass as it reads: logits, auxiliary logits and attention at both scales."""
+def plain_forward(model: MscaleOCRNet, x: paddle.Tensor) -> list[paddle.Tensor]:
+    """The published training forward pass, literally: logits, auxiliary logits and attention at both scales."""
     import paddle.nn.functional as F
 
-    def at(scale):
+    def at(scale: float) -> list[paddle.Tensor]:
         scaled = F.interpolate(x, [int(side * scale) for side in x.shape[2:]], mode='bilinear') if scale != 1 else x
         logits, aux, features = model.ocrnet(scaled)
         return [F.interpolate(y, scaled.shape[2:], mode='bilinear')
                 for y in (logits, aux, model.scale_attn(features))]
 
-    def enlarged(y):
+    def enlarged(y: paddle.Tensor) -> paddle.Tensor:
         return F.interpolate(y, x.shape[2:], mode='bilinear')
 
     low, low_aux, attention = at(0.5)
@@ -95,28 +113,32 @@ def plain_forward(model, x):
     return [joint, joint_aux, enlarged(low), high]
 
 
-def losses_round(configuration, args):
-    """(one round -> None, gradient after it -> list of arrays)"""
+def losses_round(configuration: str, args: argparse.Namespace) -> Round:
+    """(function that runs one round, function that returns its gradients)."""
     import paddle
     rng = np.random.default_rng(0)
-    labels = labels_in_blocks(rng, *args.losses_size)
-    outputs = outputs_for(rng, labels)
-    labels = paddle.to_tensor(labels)
+    blocks = labels_in_blocks(rng, *args.losses_size)
+    outputs, labels = outputs_for(rng, blocks), paddle.to_tensor(blocks)
     if configuration == 'float64':  # the first output alone: all four take 15 GB
         outputs = [outputs[0].detach().astype('float64')]
         outputs[0].stop_gradient = False
     compute = loss_function(configuration, args.min_K)
 
-    def run():
+    def run() -> None:
         for logits in outputs:
             logits.clear_gradient(set_to_zero=False)
         compute(outputs, labels).backward()
 
-    return run, lambda: [outputs[0].grad.numpy()]
+    def gradient() -> list[np.ndarray]:
+        found = outputs[0].grad
+        assert found is not None, 'a round has been run'
+        return [found.numpy()]
+
+    return run, gradient
 
 
-def step_round(configuration, args):
-    """As `losses_round`; the gradient is that of the first round."""
+def step_round(configuration: str, args: argparse.Namespace) -> Round:
+    """The same for a training step; the gradients are those of the first round."""
     import paddle
 
     from models import hrnet
@@ -131,9 +153,9 @@ def step_round(configuration, args):
     rng = np.random.default_rng(0)
     image = paddle.to_tensor(rng.standard_normal((1, 3, *args.step_size), 'float32'))
     labels = paddle.to_tensor(labels_in_blocks(rng, *args.step_size))
-    first = []
+    first: list[np.ndarray] = []
 
-    def run():
+    def run() -> None:
         paddle.seed(1)
         compute(forward(image), labels).backward()
         if not first:
@@ -144,16 +166,16 @@ def step_round(configuration, args):
     return run, lambda: first
 
 
-def resident_mb(field):
-    """VmRSS (now) or VmHWM (peak) of this process."""
+def resident_mb(field: str) -> float:
+    """VmRSS (now) or VmHWM (peak) of this process, in MiB."""
     for line in Path('/proc/self/status').read_text().splitlines():
         if line.startswith(field + ':'):
             return int(line.split()[1]) / 1024
     raise KeyError(field)
 
 
-def measure(part, configuration, args):
-    """Print what a configuration takes, as JSON; save its gradient."""
+def measure(part: str, configuration: str, args: argparse.Namespace) -> None:
+    """Print time and memory of a configuration as JSON; save its gradients."""
     from common import cli
     cli.start_paddle()
     run, gradient = (losses_round if part == 'losses' else step_round)(configuration, args)
@@ -171,18 +193,18 @@ def measure(part, configuration, args):
                       'peak_mb': peak, 'above_mb': peak - before}))
 
 
-def difference(folder, found, expected):
-    """|found - expected| / |expected| over all arrays of two saved gradients."""
-    found, expected = (np.load(folder / f'{name}.npz') for name in (found, expected))
+def difference(folder: Path, found: str, expected: str) -> float:
+    """|found - expected| / |expected| over all arrays of the saved gradients of two configurations."""
+    files = {name: np.load(folder / f'{name}.npz') for name in (found, expected)}
     off, norm = 0.0, 0.0
-    for name in expected.files:
-        e = expected[name].astype('float64')
-        off, norm = off + np.square(found[name] - e).sum(), norm + np.square(e).sum()
+    for name in files[expected].files:
+        e = files[expected][name].astype('float64')
+        off, norm = off + np.square(files[found][name] - e).sum(), norm + np.square(e).sum()
     return float(np.sqrt(off / norm))
 
 
-def compare(part, args):
-    """Measure the configurations of a part, print a row for each; returns the rows."""
+def compare(part: str, args: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """Measure the configurations of a part and print a row for each; returns the rows."""
     names = [name for name in PARTS[part] if name != 'paddleseg' or args.paddleseg]
     if args.only:
         names = [name for name in names if name in ('plain', 'float64', args.only)]
@@ -192,12 +214,12 @@ def compare(part, args):
           f'{args.threads} threads, min_K {args.min_K}')
     print(f'{"":17} {"best s":>7} {"median":>7} {"CPU s":>7} {"ratio":>6} {"peak GB":>8} {"ratio":>6} {"above GB":>9} '
           f'{"ratio":>6} {"gradient":>9}')
-    rows = {}
-    with tempfile.TemporaryDirectory() as folder:
-        folder = Path(folder)
+    rows: dict[str, dict[str, Any]] = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
         for name in sorted(names, key=lambda name: name != reference):
-            command = [sys.executable, '-W', 'ignore', __file__, *sys.argv[1:], '--measure', part, name,
-                       '--gradient', str(folder / f'{name}.npz')]
+            command = [sys.executable, '-W', 'ignore', '-m', 'benchmarks.training', *sys.argv[1:],
+                       '--measure', part, name, '--gradient', str(folder / f'{name}.npz')]
             done = subprocess.run(command, env={**os.environ, 'OMP_NUM_THREADS': str(args.threads)},
                                   capture_output=True, text=True)
             if done.returncode:
@@ -214,7 +236,7 @@ def compare(part, args):
     return rows
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--parts', nargs='+', choices=PARTS, default=list(PARTS))
     parser.add_argument('--step_size', type=int, nargs=2, default=(512, 1024), metavar=('HEIGHT', 'WIDTH'))
@@ -229,7 +251,8 @@ def main():
     parser.add_argument('--gradient', help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.measure:
-        measure(*args.measure, args)
+        part, configuration = args.measure
+        measure(part, configuration, args)
         return
     table = {part: compare(part, args) for part in args.parts}
     print(json.dumps(table))

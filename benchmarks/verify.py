@@ -1,21 +1,19 @@
-"""How much longer tools/verify_dataset.py takes than the bare decoding of the same files.
+"""How much longer tools/verify_dataset.py takes than merely decoding the same files.
 
-    python benchmarks/verify.py [--images 64] [--num_workers 2] [--repeat 3] [--dataset_root data/cityscapes]
+    python -m benchmarks.verify [--images 64] [--num_workers 2] [--repeat 3] [--dataset_root data/cityscapes]
 
-Both go over all images (OpenCV) and labels (Pillow) in the same number of processes, in turns; verifying includes the
-search for files and the reports. Without --dataset_root: toy scenes of 1024 x 2048, to whose images noise is added, so
-that they take as long to decode as a photograph. The ratio is that of the best rounds.
+Both decode all images (OpenCV) and labels (Pillow) in the same number of processes, in turns; verifying includes
+finding the files and writing the reports. Without --dataset_root the data are toy scenes of 1024 x 2048, with noise
+added to the images, so that they take as long to decode as photographs. The ratio is that of the best rounds.
 """
 import argparse
 import contextlib
 import io
 import shutil
-import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import cv2
 import numpy as np
@@ -24,21 +22,21 @@ from PIL import Image
 from datasets.description import SPLITS, describe
 from datasets.pairing import FINE
 from tools import convert_cityscapes
-from tools.cityscapes.label_conversion import available_cores
 from tools.make_toy_cityscapes import make_toy
 from tools.report.scan import scan
-from tools.shared.workers import results_of
+from tools.shared.workers import available_cores, results_of
 from tools.verify_dataset import verify
 
 DIFFERENT = 8
 
 
-def make(root, count):
+def make(root: Path, count: int) -> None:
+    """Write a converted toy dataset of about `count` images, copies of a few different ones."""
     make_toy(root, (1024, 2048), train=DIFFERENT - 2, val=2, extra=0)
     convert_cityscapes.main(['--cityscapes_path', str(root)])
     rng = np.random.default_rng(0)
     for path in root.glob('leftImg8bit/*/*/*.png'):
-        image = cv2.imread(str(path)).astype(int) + rng.normal(0, 4, (1024, 2048, 1))
+        image = np.asarray(cv2.imread(str(path)), int) + rng.normal(0, 4, (1024, 2048, 1))
         cv2.imwrite(str(path), image.clip(0, 255).astype(np.uint8))
     copies = range((count - 2) // (DIFFERENT - 2) - 1)
     for source in sorted(root.glob('*/train/*/*_*.png')):
@@ -49,7 +47,8 @@ def make(root, count):
     (root / 'dataset.yml').write_text(f'images: {{train: {count}, val: 2}}\n')
 
 
-def decode(paths):
+def decode(paths: tuple[str, str | None]) -> None:
+    """Decode an image and its label, if it has one."""
     image, label = paths
     cv2.imread(image, cv2.IMREAD_COLOR)
     if label:
@@ -57,17 +56,19 @@ def decode(paths):
             np.array(file)
 
 
-def timed(function):
+def timed(function: Callable[[], object]) -> float:
+    """Seconds that a call takes."""
     start = time.perf_counter()
     function()
     return time.perf_counter() - start
 
 
-def measure(root, num_workers, repeat, folder):
+def measure(root: str, num_workers: int, repeat: int, folder: str) -> None:
+    """Print how long decoding and verifying take. folder: for the reports."""
     description = describe(root)
     pairs = [split.job(stem, False)[:2] for split in (scan(root, name, description) for name in SPLITS)
              for stem in split.images]
-    times = {'decoding': [], 'verifying': []}
+    times: dict[str, list[float]] = {'decoding': [], 'verifying': []}
     for _ in range(repeat):
         times['decoding'].append(timed(lambda: list(results_of(decode, pairs, num_workers))))
         with contextlib.redirect_stdout(io.StringIO()):
@@ -78,7 +79,7 @@ def measure(root, num_workers, repeat, folder):
     print(f'{len(pairs)} images, {num_workers} processes: ratio {best["verifying"] / best["decoding"]:.2f}')
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--dataset_root')
     parser.add_argument('--images', type=int, default=64, help=f'at least {DIFFERENT}')

@@ -9,12 +9,14 @@ from PIL import Image
 from common.errors import UserError
 
 
-def read_image(path):
-    """Decode an image as BGR uint8 (H, W, 3). Raises ValueError if it cannot be decoded, OSError if it is gone."""
-    image = cv2.imread(path, cv2.IMREAD_COLOR)
+def read_image(path, fix='unpack the file from its archive again'):
+    """Decode an image as BGR uint8 (H, W, 3). Raises UserError if it cannot be decoded, OSError if it is gone.
+
+    fix: how the user gets a proper file, the end of the error's text.
+    """
+    image = cv2.imread(os.fspath(path), cv2.IMREAD_COLOR)
     if image is None:
-        raise UserError(f'{path}: expected an image; found {os.path.getsize(path)} bytes that cannot be decoded; '
-                         'unpack the file from its archive again')
+        raise UserError(f'{path}: expected an image; found {os.path.getsize(path)} bytes that cannot be decoded; {fix}')
     return image
 
 

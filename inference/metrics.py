@@ -2,6 +2,7 @@
 import numpy as np
 
 from common.errors import UserError
+from common.numbers import finite_or_none
 
 
 def confusion_matrix(label, prediction, num_classes, ignore_index):
@@ -47,9 +48,6 @@ def table(result, names):
 
 def as_json(result, names):
     """The scores in plain types: {'miou', 'accuracy', 'classes': {name: {'iou', 'precision', 'recall'}}}, NaN null."""
-    def plain(value):
-        return float(value) if np.isfinite(value) else None
-
-    return {'miou': plain(result['miou']), 'accuracy': plain(result['accuracy']),
-            'classes': {name: {key: plain(result[key][i]) for key in ('iou', 'precision', 'recall')}
+    return {'miou': finite_or_none(result['miou']), 'accuracy': finite_or_none(result['accuracy']),
+            'classes': {name: {key: finite_or_none(result[key][i]) for key in ('iou', 'precision', 'recall')}
                         for i, name in enumerate(names)}}

@@ -11,11 +11,12 @@ from PIL import Image
 
 from common.atomic_io import write_atomically
 from common.errors import FileError, UserError
+from datasets import reading
 
 IMAGE_SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp')
 
 
-def find_images(path, exclude=None, flag='--image_path'):
+def find_inputs(path, exclude=None, flag='--image_path'):
     """[(image, relative output path without suffix)] of an image, a folder (searched recursively) or a list file.
 
     A list file (.txt, .lst) has one image per line, relative to the list or absolute. `exclude` is a folder whose
@@ -46,15 +47,10 @@ def find_images(path, exclude=None, flag='--image_path'):
 
 
 def read_image(path):
-    """uint8 (H, W, 3) BGR; ValueError with one line when it does not decode."""
+    """uint8 (H, W, 3) BGR of an image that need not be part of a dataset. Raises UserError with one line."""
     if not Path(path).is_file():
         raise FileError(f'{path}: expected an image, found nothing there')
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if image is None:
-        size = Path(path).stat().st_size
-        raise UserError(f'{path}: expected an image that decodes, found {size} bytes that do not; '
-                         'copy it again or leave it out')
-    return image
+    return reading.read_image(path, fix='copy it again or leave it out')
 
 
 def palette_png(train_ids, colors):

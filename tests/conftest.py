@@ -36,12 +36,24 @@ def tiny_config(toy, tmp_path):
     return write_tiny_config(tmp_path / 'tiny.yml', toy)
 
 
-def write_tiny_config(path, toy):
-    path.write_text(f'_base_: {ROOT}/configs/toy.yml\n'
-                    'iters: 3\n'
-                    'batch_size: 2\n'
-                    'model: {ocr_mid_channels: 16, ocr_key_channels: 8, attn_channels: 8}\n'
-                    'optimizer: {_inherited_: False, type: sgd, momentum: 0.9, weight_decay: 0.0001}\n'
-                    f'train_dataset: {{dataset_root: {toy}}}\n'
-                    f'val_dataset: {{dataset_root: {toy}}}\n')
+def write_tiny_config(path, toy=None, optimizer='{_inherited_: False, type: sgd, momentum: 0.9, weight_decay: 0.0001}',
+                      n_scales=None):
+    """A config of a very small network. toy: its dataset; optimizer, n_scales: None for those of configs/toy.yml."""
+    scales = f'n_scales: {n_scales}, ' if n_scales else ''
+    lines = [f'_base_: {ROOT}/configs/toy.yml', 'iters: 3', 'batch_size: 2',
+             f'model: {{{scales}ocr_mid_channels: 16, ocr_key_channels: 8, attn_channels: 8}}']
+    if optimizer:
+        lines.append(f'optimizer: {optimizer}')
+    if toy:
+        lines += [f'train_dataset: {{dataset_root: {toy}}}', f'val_dataset: {{dataset_root: {toy}}}']
+    path.write_text('\n'.join(lines) + '\n')
     return path
+
+
+def run_script(main, *argv):
+    """Exit status of a script's main in this process, through the same door as the command line."""
+    from common import cli
+
+    with pytest.raises(SystemExit) as stop:
+        cli.run(main, [str(a) for a in argv])
+    return stop.value.code

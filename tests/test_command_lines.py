@@ -13,26 +13,16 @@ from PIL import Image
 import predict
 import train
 import val
-from common import cli
 from datasets.labels import CITYSCAPES
-from tests.conftest import ROOT
-
-
-def run(main, *argv):
-    """Exit status of a script's main in this process, through the same door as the command line."""
-    with pytest.raises(SystemExit) as stop:
-        cli.run(main, [str(a) for a in argv])
-    return stop.value.code
+from tests.conftest import ROOT, write_tiny_config
+from tests.conftest import run_script as run
 
 
 @pytest.fixture(scope='module')
 def trained(toy, tmp_path_factory):
     """(config, run folder) of three iterations through the real command line, curves included."""
     folder = tmp_path_factory.mktemp('trained')
-    config = folder / 'tiny.yml'
-    config.write_text(f'_base_: {ROOT}/configs/toy.yml\niters: 3\nbatch_size: 2\n'
-                      'model: {ocr_mid_channels: 16, ocr_key_channels: 8, attn_channels: 8}\n'
-                      f'train_dataset: {{dataset_root: {toy}}}\nval_dataset: {{dataset_root: {toy}}}\n')
+    config = write_tiny_config(folder / 'tiny.yml', toy, optimizer=None)
     command = [sys.executable, 'train.py', '--config', str(config), '--save_dir', str(folder / 'run'), '--do_eval',
                '--use_vdl', '--log_iters', '1', '--save_interval', '2', '--num_workers', '2']
     environment = {key: value for key, value in os.environ.items() if key != 'OMP_NUM_THREADS'}
@@ -98,7 +88,7 @@ def test_predict_keeps_folders_and_reports_what_is_no_image(trained, toy, tmp_pa
                      '--image_path', images, '--save_dir', out)
         assert status == 1
         error = capsys.readouterr().err
-        assert f'error: {images / "broken.png"}: expected an image that decodes, found 8 bytes' in error
+        assert f'error: {images / "broken.png"}: expected an image; found 8 bytes' in error
     names = {'one.png', 'a b/città/one.png', 'a b/one.bmp.png', 'a b/one.png.png'}
     for kind in ('pseudo_color_prediction', 'added_prediction'):
         assert {p.relative_to(out / kind).as_posix() for p in (out / kind).rglob('*.png')} == names

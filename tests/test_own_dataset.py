@@ -12,10 +12,10 @@ from PIL import Image
 import predict
 import train
 import val
-from common import cli
 from datasets.cityscapes_autolabeling import CityscapesAutolabeling
 from datasets.description import describe
-from tests.conftest import ROOT
+from tests.conftest import run_script as run
+from tests.conftest import write_tiny_config
 from tools import prepare_folder
 
 SIZE = 48, 66  # H, W
@@ -34,12 +34,6 @@ def scene(count, rng):
         pixels[top:top + 6, left:left + 10] = (i + 1) % count
     pixels[-3:] = -1
     return pixels
-
-
-def run(main, *argv):
-    with pytest.raises(SystemExit) as stop:
-        cli.run(main, [str(a) for a in argv])
-    return stop.value.code
 
 
 @pytest.fixture(scope='module', params=['11 classes, masks of colours', '3 classes, masks of values'])
@@ -62,9 +56,7 @@ def own(request, tmp_path_factory):
         (folder / f'{split}.txt').write_text('\n'.join(names))
     (folder / 'classes.yml').write_text(''.join(
         f'{" ".join(map(str, key)) if by_color else key}: {name}\n' for name, key in keys.items()))
-    (folder / 'tiny.yml').write_text(
-        f'_base_: {ROOT}/configs/toy.yml\niters: 3\nbatch_size: 2\n'
-        'model: {ocr_mid_channels: 16, ocr_key_channels: 8, attn_channels: 8}\n')
+    write_tiny_config(folder / 'tiny.yml', optimizer=None)
     status = run(prepare_folder.main, '--images', folder / 'photos', '--masks', folder / 'masks', '--mask_suffix', '_m',
                  '--mapping', folder / 'classes.yml', '--lists', folder / 'train.txt', folder / 'val.txt',
                  '--out', folder / 'data', '--base_config', folder / 'tiny.yml', '--num_workers', 1)

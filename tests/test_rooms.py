@@ -80,6 +80,11 @@ def test_no_import_cycles():
     assert 'common.registry' in done and graph['train'], 'the walk must have seen the real tree'
 
 
+def test_one_place_makes_the_scripts_importable_from_any_directory():
+    changing = [name(path) for path in FILES if not name(path).startswith('tests/') and 'sys.path' in path.read_text()]
+    assert changing == ['tools/shared/repository.py']
+
+
 @pytest.mark.parametrize('path', FILES, ids=name)
 def test_files_stay_readable_and_do_nothing_at_import(path):
     text = path.read_text()

@@ -1,37 +1,50 @@
-"""Label images with a trained network, as training data: only where it is confident enough.
+"""Label images with a trained network, as training data: only pixels where it is confident enough.
 
     python tools/autolabel.py --config configs/... --model_path .../model.pdparams \\
         --image_dir data/cityscapes/leftImg8bit_trainextra/leftImg8bit/train_extra \\
         --save_dir data/cityscapes/refinement_final/train_extra --aug_pred --flip_horizontal
     python tools/convert_cityscapes_autolabeling.py --dataset_root data/cityscapes
 
-For every image, in the folders that image_dir has:
-    <stem>_leftImg8bit.png   the label: label ids (train ids where the dataset has no others), void below the threshold
-    <stem>_prediction.png    the same of all pixels
+For every image, in the same folders as in image_dir, it writes
+    <stem>_leftImg8bit.png   the label: label ids (train ids if the dataset has no label ids), void below the threshold
+    <stem>_prediction.png    the same for all pixels, without void
     <stem>_confidence.png    the largest softmax probability in 1/255, rounded down
-An image that is not named *_leftImg8bit, x.jpg, gives x.png, x_prediction.png and x_confidence.png; training data must
-be named <city>/<stem>_leftImg8bit. autolabel.json says how the labels were made and what they hold.
+An image with another name, x.jpg, gives x.png, x_prediction.png and x_confidence.png; training data must be named
+<city>/<stem>_leftImg8bit. autolabel.json records how the labels were made, with statistics of them.
 
-Predicting is the long part. It can be interrupted and run again, also on several GPUs (python -m
-paddle.distributed.launch tools/autolabel.py ...): what is there is not predicted twice. So another threshold costs
-minutes: the same command with it writes all labels anew. To predict an image again, delete its prediction.
+Prediction takes most of the time. It is safe to interrupt: the next run, also on several GPUs (python -m
+paddle.distributed.launch tools/autolabel.py ...), continues and keeps existing predictions. So trying another threshold
+takes minutes: the same command with a new threshold only rewrites the labels. To predict an image again, delete its
+prediction.
 
-Hard labels with void below 0.9 are those of Tao, Sapra, Catanzaro 2020 (arXiv:2005.10821).
+Hard labels with void below 0.9 follow Tao, Sapra, Catanzaro 2020 (arXiv:2005.10821).
 """
+from __future__ import annotations  # Paddle and what needs it are imported late
+
 import argparse
 import contextlib
 import logging
 import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 if __name__ == '__main__':
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
+    from shared import repository
+    repository.import_from_root()
 
 from common import cli, flags
 from common.errors import UserError
 
+if TYPE_CHECKING:
+    import numpy as np
 
-def parse_args(argv):
+    from datasets.labels import LabelSet
+    from inference.predictor import Predictor
+    from tools.autolabelling.files import Job
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     flags.add_inference_flags(parser, '--aug_pred')
     parser.add_argument('--image_dir', required=True, help='folder of images, searched recursively')
@@ -52,10 +65,10 @@ def parse_args(argv):
     return parser.parse_args(argv)
 
 
-def confident(predict, sample):
-    """Train ids and confidences of a sample, both uint8 (H, W) at the image's original size.
+def confident(predict: Predictor, sample: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Train ids and confidences of a sample, both uint8 (H, W) at the original size of the image.
 
-    The confidence is the largest softmax probability, of the averaged logits, in 1/255 and rounded down.
+    The confidence is the largest softmax probability of the averaged logits, in 1/255 and rounded down.
     """
     import numpy as np
     import paddle
@@ -69,23 +82,24 @@ def confident(predict, sample):
         confidence = F.softmax(logits, axis=1).max(axis=1)[0].numpy()
     if not np.isfinite(confidence).all():
         raise UserError('expected finite logits, found NaN or infinity; check --model_path')
-    # In float64, where the product is exact: rounded up, a confidence could pass a threshold that it is below.
+    # In float64 the product is exact; rounded up, a confidence could reach a threshold that it is below.
     confidence = np.floor(confidence.astype(np.float64) * 255).astype(np.uint8)
     return logits.argmax(axis=1)[0].numpy().astype(np.uint8), confidence
 
 
-def predict_all(predict, transforms, label_set, jobs, num_workers, bar):
-    """Write prediction and confidence of every job. Returns one line per image that cannot be read."""
+def predict_all(predict: Predictor, transforms: Callable[[dict[str, Any]], dict[str, Any]], label_set: LabelSet,
+                jobs: Sequence[Job], num_workers: int, bar: Bar) -> list[str]:
+    """Write the prediction and confidence of every job. Returns an error message for each image that cannot be read."""
     from inference import pictures
     from inference.prefetch import prefetch
     from tools.autolabelling import files
 
-    failed = []
+    failed: list[str] = []
 
-    def load(job):
+    def load(job: Job) -> dict[str, Any]:
         return transforms({'img': pictures.read_image(job.image).astype('float32')})
 
-    def results():
+    def results() -> Iterator[tuple[Job, np.ndarray, np.ndarray]]:
         for job, sample, error in prefetch(load, jobs, num_workers):
             if error is None:
                 yield job, *confident(predict, sample)
@@ -95,19 +109,23 @@ def predict_all(predict, transforms, label_set, jobs, num_workers, bar):
             else:
                 raise error
 
-    # Encoding and flushing to disk take their time, too: the next image is predicted meanwhile.
-    for _, _, error in prefetch(lambda item: files.write_prediction(*item, label_set), results(), num_workers):
+    def write(result: tuple[Job, np.ndarray, np.ndarray]) -> None:
+        files.write_prediction(*result, label_set)
+
+    # Encoding and flushing to disk also take time: the next image is predicted meanwhile.
+    for _, _, error in prefetch(write, results(), num_workers):
         if error is not None:
             raise error
         bar.advance()
     return failed
 
 
-def label_all(label_set, jobs, level, truths, num_workers, bar):
-    """Write the labels of jobs that have predictions; without `level` only count.
+def label_all(label_set: LabelSet, jobs: Sequence[Job], level: np.ndarray | None, truths: Mapping[Job, Path],
+              num_workers: int, bar: Bar) -> list[np.ndarray]:
+    """Write the labels of jobs that have predictions; without `level`, only count.
 
-    Returns int64 (histogram (K, 256), confusion with ground truth (K, K), the same of the kept pixels), see
-    tools.autolabelling.thresholds.
+    Returns three int64 arrays: the histogram (K, 256), the confusion matrix with ground truth (K, K), and the same for
+    the kept pixels; see tools.autolabelling.thresholds.
     """
     import numpy as np
 
@@ -118,7 +136,7 @@ def label_all(label_set, jobs, level, truths, num_workers, bar):
     classes, ignore = label_set.num_classes, label_set.ignore_index
     to_label_id = label_set.train_id_to_label_id()
 
-    def one(job):
+    def one(job: Job) -> list[np.ndarray]:
         train_ids, confidence = files.read_prediction(job, label_set)
         pairs = train_ids.astype(np.intp) * 256 + confidence
         counts = [np.bincount(pairs.ravel(), minlength=classes * 256).reshape(classes, 256)]
@@ -142,36 +160,36 @@ def label_all(label_set, jobs, level, truths, num_workers, bar):
 
 
 class Bar:
-    """One progress bar for all processes, which advance at about the same pace."""
+    """One progress bar for all processes, which proceed at about the same pace."""
 
-    def __init__(self, desc, total, rank, world_size):
+    def __init__(self, desc: str, total: int, rank: int, world_size: int) -> None:
         from tqdm import tqdm
 
-        self.step = world_size
+        self.step, self.total = world_size, total
         self.bar = tqdm(total=total, desc=desc, unit='image', disable=True if rank else None)
 
-    def advance(self):
-        self.bar.update(min(self.step, self.bar.total - self.bar.n))
+    def advance(self) -> None:
+        self.bar.update(min(self.step, self.total - self.bar.n))
 
-    def __enter__(self):
+    def __enter__(self) -> Bar:
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self.bar.close()
 
 
-def gather(value):
-    """The values of all processes, in the order of their ranks; nobody goes on before all have come here."""
+def gather(value: Any) -> list[Any]:
+    """The values of all processes, in the order of their ranks. Acts as a barrier."""
     import paddle
 
     if paddle.distributed.get_world_size() == 1:
         return [value]
-    values = []
+    values: list[Any] = []
     paddle.distributed.all_gather_object(values, value)
     return values
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int | None:
     args = parse_args(argv)
     cli.start_paddle()
     import paddle
@@ -188,7 +206,7 @@ def main(argv=None):
     logger = logging.getLogger('autolabel')
     rank, world_size = paddle.distributed.get_rank(), paddle.distributed.get_world_size()
 
-    # ------------------------------------------------ everything that can be wrong, before anything is written
+    # ------------------------------------------------ all checks, before anything is written
     flags.warn_unused(args, logger)
     thresholds.check_share('threshold', args.threshold)
     if args.class_budget is not None:
@@ -207,11 +225,11 @@ def main(argv=None):
     files.check_folder(args.save_dir, settings)
 
     with FolderLock(args.save_dir) if rank == 0 else contextlib.nullcontext():
-        made = {'settings': settings, 'config': args.config, 'model_path': args.model_path, 'opts': args.opts,
-                'threshold': args.threshold, 'class_thresholds': by_class, 'class_budget': args.class_budget}
+        record = {'settings': settings, 'config': args.config, 'model_path': args.model_path, 'opts': args.opts,
+                  'threshold': args.threshold, 'class_thresholds': by_class, 'class_budget': args.class_budget}
         left = sum(not job.predicted for job in jobs)
         if rank == 0:
-            files.remember(args.save_dir, {**made, 'complete': False})
+            files.remember(args.save_dir, {**record, 'complete': False})
             logger.info('%d of %d images have predictions already', len(jobs) - left, len(jobs))
         gather(None)
 
@@ -230,17 +248,17 @@ def main(argv=None):
         mine = [job for job in mine if job.predicted]
         done = len(jobs) - len(failed)
 
-        def labels(desc, level):
+        def write_labels(desc: str, level: np.ndarray | None) -> list[np.ndarray]:
             with Bar(desc, done, rank, world_size) as bar:
                 parts = gather(label_all(label_set, mine, level, truths, args.num_workers, bar))
             return [sum(part) for part in zip(*parts)]
 
         if args.class_budget is not None:
-            level = thresholds.lowered_to_budget(level, labels('count', None)[0], args.class_budget)
-        histogram, *matrices = labels('label', level)
+            level = thresholds.lowered_to_budget(level, write_labels('count', None)[0], args.class_budget)
+        histogram, *matrices = write_labels('label', level)
         if rank == 0:
             result = thresholds.summary(histogram, level, label_set.names, *(matrices if truths else ()))
-            files.remember(args.save_dir, {**made, 'complete': True, 'images': done, 'failed': failed, **result})
+            files.remember(args.save_dir, {**record, 'complete': True, 'images': done, 'failed': failed, **result})
 
     if rank:
         return None

@@ -1,40 +1,44 @@
-"""Makes the training labels of Cityscapes: for every gtFine/*/*/*_gtFine_labelIds.png a *_gtFine_labelTrainIds.png.
+"""Make the training labels of Cityscapes: a *_gtFine_labelTrainIds.png for every gtFine/*/*/*_gtFine_labelIds.png.
 
     python tools/convert_cityscapes.py --cityscapes_path data/cityscapes
 
-Where a label image is missing it is drawn first, from its *_gtFine_polygons.json. The classes are those of the folder's
-dataset.yml, or Cityscapes'. Can be interrupted and run again: what is up to date is not made twice.
+A missing label image is drawn first, from its *_gtFine_polygons.json. The classes are those of the folder's dataset.yml
+or, without one, Cityscapes'. Safe to interrupt: the next run continues and skips files that are up to date.
 """
 import argparse
-import sys
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 if __name__ == '__main__':
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
+    from shared import repository
+    repository.import_from_root()
 
 from common import cli
 from common.errors import FileError
 from datasets.description import describe
-from tools.cityscapes.label_conversion import available_cores, convert_all, describe_folder
+from tools.cityscapes.label_conversion import Job, convert_all
+from tools.shared.folders import describe_folder
+from tools.shared.workers import add_num_workers_flag
 
 SOURCE, POLYGONS, TARGET = '_gtFine_labelIds.png', '_gtFine_polygons.json', '_gtFine_labelTrainIds.png'
 
 
-def find_jobs(root):
-    """List of (label ids image, polygons JSON, train ids image), one per annotated image below root/gtFine."""
+def find_jobs(root: str | os.PathLike) -> list[Job]:
+    """One job per annotated image below root/gtFine. Raises FileError if there is none."""
     folder = Path(root) / 'gtFine'
-    stems = {str(path).removesuffix(ending) for ending in (SOURCE, POLYGONS) for path in folder.glob(f'*/*/*{ending}')}
+    stems = {str(path).removesuffix(suffix) for suffix in (SOURCE, POLYGONS) for path in folder.glob(f'*/*/*{suffix}')}
     if not stems:
         raise FileError(
             f'{folder}: expected label images gtFine/<split>/<city>/*{SOURCE}, found none (--cityscapes_path {root}: '
             f'{describe_folder(Path(root))}); extract gtFine_trainvaltest.zip there')
-    return [tuple(Path(stem + ending) for ending in (SOURCE, POLYGONS, TARGET)) for stem in sorted(stems)]
+    return [(Path(stem + SOURCE), Path(stem + POLYGONS), Path(stem + TARGET)) for stem in sorted(stems)]
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--cityscapes_path', required=True, help='folder that holds gtFine')
-    parser.add_argument('--num_workers', type=int, default=available_cores(), help='processes (default: all cores)')
+    add_num_workers_flag(parser)
     cli.add_debug_flag(parser)
     args = parser.parse_args(argv)
     jobs = find_jobs(args.cityscapes_path)

@@ -1,44 +1,50 @@
-"""Makes training labels of auto-labelled extra images: NVIDIA's refinement_final, or what tools/autolabel.py wrote.
+"""Make training labels of auto-labelled extra images: NVIDIA's refinement_final, or the output of tools/autolabel.py.
 
     python tools/convert_cityscapes_autolabeling.py --dataset_root data/cityscapes
 
-refinement_final/train_extra/<city>/*_leftImg8bit.png, label ids, becomes convert_autolabelled/<city>/ with the same
-name, train ids; the classes are those of dataset_root's dataset.yml or Cityscapes'. Can be interrupted and run
-again: what is up to date is not made twice.
+The label ids of refinement_final/train_extra/<city>/*_leftImg8bit.png are written as train ids, under the same name,
+to convert_autolabelled/<city>/. The classes are those of dataset_root's dataset.yml or, without one, Cityscapes'. Safe
+to interrupt: the next run continues and skips files that are up to date.
 """
 import argparse
+import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 if __name__ == '__main__':
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
+    from shared import repository
+    repository.import_from_root()
 
 from common import cli
 from common.errors import FileError, UserError
 from datasets.description import describe
+from datasets.labels import LabelSet
 from datasets.pairing import COARSE, find_pairs
 from tools.autolabelling.files import SETTINGS, recall
-from tools.cityscapes.label_conversion import available_cores, convert_all, describe_folder
+from tools.cityscapes.archives import LEFTOVER
+from tools.cityscapes.label_conversion import Job, convert_all
+from tools.shared.folders import describe_folder
+from tools.shared.workers import add_num_workers_flag
 
-SOURCE, TARGET, ENDING = 'refinement_final/train_extra', COARSE.labels, COARSE.label_suffix
-LEFTOVER = 'tmp'  # the released archive holds such a folder, which is no city
+SOURCE, TARGET, SUFFIX = 'refinement_final/train_extra', COARSE.labels, COARSE.label_suffix
 
 
-def find_jobs(root):
-    """List of (label ids image, None, train ids image), one per auto-labelled image; the folder tmp is left out."""
+def find_jobs(root: str | os.PathLike) -> list[Job]:
+    """One job per auto-labelled image; the folder tmp is left out. Raises FileError if there is none."""
     root = Path(root)
     folder = root / SOURCE
-    sources = sorted(path for path in folder.glob(f'*/*{ENDING}') if path.parent.name != LEFTOVER)
+    sources = sorted(path for path in folder.glob(f'*/*{SUFFIX}') if path.parent.name != LEFTOVER)
     if not sources:
         raise FileError(
-            f'{folder}: expected label images {SOURCE}/<city>/*{ENDING}, found none (--dataset_root {root}: '
+            f'{folder}: expected label images {SOURCE}/<city>/*{SUFFIX}, found none (--dataset_root {root}: '
             f'{describe_folder(root)}); extract the auto-labels (refinement_final) there or make them with '
             'tools/autolabel.py')
     return [(path, None, root / TARGET / path.parent.name / path.name) for path in sources]
 
 
-def check_origin(root, label_set):
-    """ValueError where tools/autolabel.py wrote the labels and has not finished, or had other classes in mind."""
+def check_origin(root: str | os.PathLike, label_set: LabelSet) -> None:
+    """Raise UserError if tools/autolabel.py made the labels but has not finished, or made them for other classes."""
     path = Path(root) / SOURCE / SETTINGS
     made = recall(path.parent)
     if made is None:
@@ -53,8 +59,8 @@ def check_origin(root, label_set):
                              'a config and weights of the same dataset.yml')
 
 
-def tell_unpaired(root):
-    """Say here already, not when training starts, that an image has no label or a label no image."""
+def warn_unpaired(root: str | os.PathLike) -> None:
+    """Warn now, rather than when training starts, that an image has no label or a label no image."""
     if (Path(root) / COARSE.images).is_dir():
         try:
             find_pairs(root, COARSE, 'train')
@@ -62,10 +68,10 @@ def tell_unpaired(root):
             print(f'warning: training will refuse this: {error}', file=sys.stderr)
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--dataset_root', required=True, help='folder that holds refinement_final')
-    parser.add_argument('--num_workers', type=int, default=available_cores(), help='processes (default: all cores)')
+    add_num_workers_flag(parser)
     cli.add_debug_flag(parser)
     args = parser.parse_args(argv)
     label_set = describe(args.dataset_root).labels
@@ -74,7 +80,7 @@ def main(argv=None):
     for leftover in Path(args.dataset_root).glob(f'refinement_final/**/{LEFTOVER}/'):
         print(f'{leftover}: ignored, it is a leftover in the released archive and no city')
     status = convert_all(jobs, label_set, args.num_workers)
-    tell_unpaired(args.dataset_root)
+    warn_unpaired(args.dataset_root)
     return status
 
 

@@ -1,4 +1,4 @@
-"""The whole way in a few minutes on a CPU: toy data, training, evaluation with flip and three scales, pictures."""
+"""The whole workflow in a few minutes on a CPU: toy data, training, evaluation with flip and three scales, pictures."""
 import json
 import shutil
 import subprocess
@@ -12,8 +12,8 @@ DATA = 'data/toy_cityscapes'
 RUN = 'output/demo'
 
 
-def step(title, *command):
-    """Run one command of the project as a user would type it, showing it; stop the demo if it fails."""
+def step(title: str, *command: str) -> None:
+    """Show and run one command of the project as a user would type it; exit if it fails."""
     print(f'\n=== {title}\n$ python {" ".join(command)}', flush=True)
     start = time.perf_counter()
     status = subprocess.run([sys.executable, *command], cwd=ROOT).returncode
@@ -22,7 +22,7 @@ def step(title, *command):
     print(f'--- {time.perf_counter() - start:.0f} s', flush=True)
 
 
-def main():
+def main() -> None:
     start = time.perf_counter()
     shutil.rmtree(ROOT / RUN, ignore_errors=True)  # an earlier demo's; nothing else writes there
     step('draw a toy Cityscapes', 'tools/make_toy_cityscapes.py', '--out', DATA, '--size', '128', '256',

@@ -1,21 +1,24 @@
-"""Makes a small data set of drawn street scenes in the folder layout of Cityscapes, for trying things out.
+"""Make a small dataset of drawn street scenes in the folder layout of Cityscapes, for trying things out.
 
     python tools/make_toy_cityscapes.py --out data/toy --train 80 --val 20 --extra 40
     python tools/make_toy_cityscapes.py --out data/toy_zips --as-zips
 
-The result takes every step the real data takes: tools/convert_cityscapes.py makes the training labels of gtFine,
-tools/convert_cityscapes_autolabeling.py those of the extra images. With --as-zips it is the four archives, as they are
-downloaded, from which tools/prepare_cityscapes.py makes everything. A dataset.yml says how many images there are.
+The result goes through the same steps as the real data: tools/convert_cityscapes.py makes the training labels of
+gtFine, tools/convert_cityscapes_autolabeling.py those of the extra images. With --as-zips the result is the four
+archives, as they are downloaded, from which tools/prepare_cityscapes.py makes everything. A dataset.yml holds the
+number of images.
 """
 import argparse
 import json
 import os
 import shutil
-import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 if __name__ == '__main__':
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
+    from shared import repository
+    repository.import_from_root()
 
 import numpy as np
 from cityscapesscripts.helpers.annotation import Annotation
@@ -31,8 +34,8 @@ from datasets.description import FILE, SPLITS
 from tools.toy.scene import compose
 from tools.toy.zips import write_zips
 
-MARKER = 'toy_cityscapes.json'  # says that a folder is a toy data set, and which one
-VERSION = 1  # of the drawings: the same arguments and version give the same bytes
+MARKER = 'toy_cityscapes.json'  # marks a folder as a toy dataset and identifies it
+VERSION = 1  # of the drawings: the same version and arguments give the same bytes
 SMALLEST = 64
 CITIES = {
     'train': ('toyburg', 'puppenheim', 'kreiselstadt'),
@@ -42,14 +45,15 @@ CITIES = {
 }
 
 
-def make_toy(out, size=(128, 256), train=80, val=20, extra=40, seed=0, test=0, as_zips=False):
-    """Writes the data set; the folder `out` appears when it is complete, never half of it.
+def make_toy(out: str | os.PathLike, size: tuple[int, int] = (128, 256), train: int = 80, val: int = 20,
+             extra: int = 40, seed: int = 0, test: int = 0, as_zips: bool = False) -> bool:
+    """Write the dataset; the folder `out` appears only once it is complete.
 
-    out: folder that is missing, empty, or already this very data set (then nothing is written). size: (H, W) of every
-    image. train, val, extra, test: number of images; those of test have dummy labels. seed: int; an image depends on
-    (seed, split, its index, size) alone. as_zips: leave the four archives instead of the tree.
-    Returns True if the data set was made, False if it was there. Raises ValueError or OSError for bad arguments and for
-    an `out` that holds anything else.
+    out: folder that is missing, empty, or already this very dataset (then nothing is written). size: (H, W) of every
+    image. train, val, extra, test: number of images; those of test have dummy labels. seed: an image depends on (seed,
+    split, its index, size) alone. as_zips: write the four archives instead of the tree.
+    Returns True if the dataset was made, False if it existed. Raises UserError for bad arguments and FileError for an
+    `out` that holds anything else.
     """
     out = Path(out).absolute()
     counts = {'train': train, 'val': val, 'train_extra': extra, 'test': test}
@@ -58,8 +62,8 @@ def make_toy(out, size=(128, 256), train=80, val=20, extra=40, seed=0, test=0, a
                          f'extra {extra}, test {test}, seed {seed}')
     if min(size) < SMALLEST:
         raise UserError(f'size must be at least {SMALLEST} {SMALLEST} (H W), found {size[0]} {size[1]}')
-    identity = {'version': VERSION, 'size': list(size), 'seed': seed, **counts, 'zips': as_zips}
-    for key in ('test', 'zips'):  # as a folder says that was made before there were such
+    identity: dict[str, Any] = {'version': VERSION, 'size': list(size), 'seed': seed, **counts, 'zips': as_zips}
+    for key in ('test', 'zips'):  # absent from the markers of older versions, which had neither
         if not identity[key]:
             del identity[key]
     description = (f'name: toy Cityscapes\nimages: {{{", ".join(f"{split}: {counts[split]}" for split in SPLITS)}}}\n')
@@ -90,8 +94,8 @@ def make_toy(out, size=(128, 256), train=80, val=20, extra=40, seed=0, test=0, a
     return True
 
 
-def _is_there(out, identity):
-    """True if `out` already is this data set; an error if it is anything else than empty or missing."""
+def _is_there(out: Path, identity: dict[str, Any]) -> bool:
+    """True if `out` already is this dataset. Raises FileError if it is anything but empty or missing."""
     if not out.exists():
         return False
     if not out.is_dir():
@@ -109,12 +113,12 @@ def _is_there(out, identity):
     return True
 
 
-def _some(folder):
+def _some(folder: Path) -> str:
     names = sorted(path.name for path in folder.iterdir())
     return ', '.join(names[:3]) + (', ...' if len(names) > 3 else '')
 
 
-def _make_image(root, split, index, size, rng):
+def _make_image(root: Path, split: str, index: int, size: tuple[int, int], rng: np.random.Generator) -> None:
     city = CITIES[split][index % len(CITIES[split])]
     stem = f'{city}_{index // len(CITIES[split]):06d}_000019'
     picture, objects = compose(size, rng)
@@ -132,18 +136,18 @@ def _make_image(root, split, index, size, rng):
     folder = root / 'gtFine' / split / city
     _save(label_ids, folder / f'{stem}_gtFine_labelIds.png')
     _save(createLabelImage(annotation, 'color'), folder / f'{stem}_gtFine_color.png')
-    # json2instanceImg() itself ends in saving a 32-bit image as PNG, which Pillow no longer does.
+    # json2instanceImg() cannot be used: it saves a 32-bit image as PNG, which Pillow no longer supports.
     instances = np.array(createInstanceImage(annotation, 'ids')).astype(np.uint16)
     _save(instances, folder / f'{stem}_gtFine_instanceIds.png')
     (folder / f'{stem}_gtFine_polygons.json').write_text(text + '\n')
 
 
-def _save(image, path):
+def _save(image: Image.Image | np.ndarray, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     (Image.fromarray(image) if isinstance(image, np.ndarray) else image).save(path)
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--out', required=True, help='folder of the data set: new or empty')
     parser.add_argument('--size', nargs=2, type=int, default=(128, 256), metavar=('H', 'W'), help='default: 128 256')

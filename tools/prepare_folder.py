@@ -1,131 +1,144 @@
-"""Makes a data set for training from a folder of images and a folder of masks, of any classes.
+"""Make a dataset for training from a folder of images and a folder of masks, with any classes.
 
     python tools/prepare_folder.py --images photos --masks masks --mapping classes.yml --out data/mine
     python train.py --config data/mine/train.yml --do_eval --save_dir output/mine
 
-The mask of a/b.jpg is a/b.png. classes.yml says what the masks' values or colours mean (tools/own_data/mapping.py):
+The mask of a/b.jpg is a/b.png. classes.yml defines what the masks' values or colours mean (tools/own_data/mapping.py):
     0: road
     1: car
     255: void        # ignored
---out gets the images (copies, JPEG and PNG byte for byte) and their labels in the layout of Cityscapes, dataset.yml
-(names, colours, counts), mapping.yml (a copy) and train.yml. Can be interrupted and run again, also with more images:
-what is up to date is not made twice.
+--out receives the images (copies; JPEG and PNG byte for byte) and their labels in the layout of Cityscapes, dataset.yml
+(names, colours, counts), mapping.yml (a copy) and train.yml. Safe to interrupt: the next run, also with more images,
+continues and skips files that are up to date.
 """
 import argparse
 import os
 import sys
 from collections import Counter, defaultdict
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import cv2
+import numpy as np
 from PIL import ExifTags, Image
 from tqdm import tqdm
 
 if __name__ == '__main__':
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
+    from shared import repository
+    repository.import_from_root()
 
 from common import cli
 from common.atomic_io import write_atomically
 from common.errors import FileError, UserError
 from datasets.description import FILE, Description, describe
+from datasets.labels import LabelSet
 from datasets.pairing import FINE
 from datasets.reading import read_image
-from tools.cityscapes.label_conversion import available_cores, describe_folder
-from tools.own_data.mapping import read_mapping
-from tools.own_data.pairs import check_masks, pair_files, split_by_lists, split_by_shares
-from tools.shared.workers import DiskFull, results_of
+from tools.own_data.mapping import MaskMapping, read_mapping
+from tools.own_data.pairs import Pairs, check_masks, pair_files, split_by_lists, split_by_shares
+from tools.shared.folders import describe_folder
+from tools.shared.workers import DiskFull, add_num_workers_flag, check_num_workers, results_of
 
 BASE = Path(__file__).resolve().parents[1] / 'configs/mscale_ocr_cityscapes_autolabel_mapillary.yml'
 MAPPING, CONFIG = 'mapping.yml', 'train.yml'
 PREPARED, UP_TO_DATE = 'prepared', 'up to date'
-COPIED = {'.jpg': '.jpg', '.jpeg': '.jpg', '.png': '.png'}  # others become PNG, which loses nothing
-TOP = 'images'  # the layout has one level of folders: this one for images that lie in none
+COPIED = {'.jpg': '.jpg', '.jpeg': '.jpg', '.png': '.png'}  # others are converted to PNG, which is lossless
+TOP = 'images'  # the layout has exactly one level of folders: this one is for images that are in none
+Size: TypeAlias = tuple[int, int]  # (H, W)
 
 
 class Job(NamedTuple):
-    """One image. mask and label are None in split test, where there is no mask."""
+    """One image. mask and label_out are None for images of split test without a mask."""
     image: Path
-    mask: Path
+    mask: Path | None
     image_out: Path
-    label_out: Path
+    label_out: Path | None
 
 
 # ---------------------------------------------------------------- one image
 
-def prepare(job, mapping, mapping_time):
-    """Writes one image and its label; the function that the worker processes run.
+def prepare(job: Job, mapping: MaskMapping, mapping_time: float) -> tuple[str, Size | None] | str:
+    """Write one image and its label; the function that the worker processes run.
 
-    mapping_time: time of change of the mapping: older labels are made again.
-    Returns (PREPARED or UP_TO_DATE, size (H, W) or None without mask), or the line that says what is wrong.
+    mapping_time: when the mapping was last changed; older labels are made again.
+    Returns (PREPARED or UP_TO_DATE, size or None without mask), or a one-line message that says what is wrong. Raises
+    DiskFull.
     """
+    label = None
     try:
         if _is_up_to_date(job, mapping_time):
-            with suppress(OSError), Image.open(job.label_out or job.image_out) as label:  # a damaged one is made again
-                return UP_TO_DATE, job.label_out and label.size[::-1]
+            with suppress(OSError), Image.open(job.label_out or job.image_out) as there:  # damaged ones are made again
+                width, height = there.size
+                return UP_TO_DATE, (height, width) if job.label_out else None
         size = _check_image(job.image)
         if job.mask:
             label = mapping.read(job.mask)
             if label.shape != size:
+                hint = _rotation_hint(job.image, label.shape == size[::-1])
                 raise UserError(f'{job.mask}: expected a mask of its image\'s size {size}, found {label.shape} '
-                                 f'(height, width){_turned(job.image, label.shape == size[::-1])}; make the mask again')
+                                f'(height, width){hint}; make the mask again')
         copied = job.image.suffix.lower() in COPIED
         picture = job.image.read_bytes() if copied else _png(read_image(str(job.image)))
     except (ValueError, OSError) as error:
         return str(error)
     try:
-        if job.mask:
+        if job.label_out and label is not None:
             write_atomically(job.label_out, _png(label))
         write_atomically(job.image_out, picture)
     except OSError as error:
         DiskFull.check(error, job.image_out)
         return f'{job.image_out}: expected to write it, found "{error.strerror}"; look at that folder'
-    return PREPARED, job.mask and size
+    return PREPARED, size if job.mask else None
 
 
-def _is_up_to_date(job, mapping_time):
-    """The image is taken for the same if it has the same length, or had to be encoded anew, and is not newer."""
-    if not job.image_out.exists() or (job.mask and not job.label_out.exists()):
+def _is_up_to_date(job: Job, mapping_time: float) -> bool:
+    """Whether the copy and the label are newer than their sources. A copy must also have the size of its source."""
+    if not job.image_out.exists() or (job.label_out and not job.label_out.exists()):
         return False
     source, copy = job.image.stat(), job.image_out.stat()
     same = copy.st_mtime >= source.st_mtime and (
         copy.st_size == source.st_size or job.image.suffix.lower() not in COPIED)
-    return same and (not job.mask or job.label_out.stat().st_mtime >= max(job.mask.stat().st_mtime, mapping_time))
+    if job.mask is None or job.label_out is None:
+        return same
+    return same and job.label_out.stat().st_mtime >= max(job.mask.stat().st_mtime, mapping_time)
 
 
-def _check_image(path):
-    """(H, W) of an image as it is decoded in training."""
+def _check_image(path: Path) -> Size:
+    """Size of an image as it is decoded in training. Raises FileError for one that is damaged."""
     try:
-        size = read_image(str(path)).shape[:2]
-        if path.suffix.lower() in ('.jpg', '.jpeg'):  # of one that is cut off OpenCV takes what there is
+        height, width = read_image(str(path)).shape[:2]
+        if path.suffix.lower() in ('.jpg', '.jpeg'):  # OpenCV accepts truncated ones
             with Image.open(path) as image:
-                image.draft('L', (1, 1))  # reads all of it, but decodes an eighth
+                image.draft('L', (1, 1))  # reads the whole file, but decodes at an eighth of the resolution
                 image.load()
     except (ValueError, OSError, Image.DecompressionBombError) as error:
         found = (f'one that cannot be read ({error})' if 'truncated' in str(error) else
                  f'{path.stat().st_size} bytes that are none' if path.exists() else 'a link to nothing')
         raise FileError(f'{path}: expected an image, found {found}; copy it again or leave it out') from None
-    return size
+    return height, width
 
 
-def _turned(path, swapped):
+def _rotation_hint(path: Path, swapped: bool) -> str:
+    """The end of an error message for an image and a mask of different sizes. swapped: height for width."""
     with Image.open(path) as image:
         if swapped and image.getexif().get(ExifTags.Base.Orientation, 1) > 4:
             return ' (the image is turned by its EXIF orientation, the mask is not)'
     return ''
 
 
-def _png(pixels):
+def _png(pixels: np.ndarray) -> bytes:
     return cv2.imencode('.png', pixels)[1].tobytes()
 
 
 # ---------------------------------------------------------------- all of them
 
-def plan(pairs, splits, out):
-    """List of Job. The layout has one level of folders: a/b/x.jpg becomes <split>/a_b/x_leftImg8bit.jpg."""
-    jobs, taken = [], {}
+def plan_jobs(pairs: Pairs, splits: Mapping[str, str], out: Path) -> list[Job]:
+    """One job per image. The layout has one level of folders: a/b/x.jpg becomes <split>/a_b/x_leftImg8bit.jpg."""
+    jobs: list[Job] = []
+    taken: dict[tuple[str, str, str], Path] = {}
     for name, split in splits.items():
         image, mask = pairs[name]
         folder, _, stem = name.rpartition('/')
@@ -141,16 +154,17 @@ def plan(pairs, splits, out):
     return jobs
 
 
-def check_out(out, sources, labels, jobs):
-    """Refuse to write among the sources, among other files, or into another data set. Returns what dataset.yml says.
+def check_out(out: Path, sources: Mapping[str, str | os.PathLike], labels: LabelSet,
+              jobs: Sequence[Job]) -> Description | None:
+    """Refuse to write among the sources, among other files, or into another dataset: raises UserError or FileError.
 
-    sources: {flag: folder}. Returns a Description, or None where there is none yet.
+    sources: {flag: folder}. Returns the content of dataset.yml, None if there is none yet.
     """
     if out.exists() and not out.is_dir():
         raise FileError(f'--out {out}: expected a folder, found a file; choose another')
     real = out.resolve()
-    for flag, folder in sources.items():
-        folder = Path(folder).resolve()
+    for flag, source in sources.items():
+        folder = Path(source).resolve()
         if folder == real or folder in real.parents or real in folder.parents:
             raise UserError(f'--out {out}: expected a folder apart from {flag}, found one within the other; choose '
                              'another')
@@ -173,9 +187,11 @@ def check_out(out, sources, labels, jobs):
     return found
 
 
-def write_description(out, found, labels, splits):
-    """Write dataset.yml first of all: without it the folder would be taken for Cityscapes. Names and colours that were
-    changed by hand in an earlier one (found) stay."""
+def write_description(out: Path, found: Description | None, labels: LabelSet, splits: Mapping[str, str]) -> None:
+    """Write dataset.yml, before anything else: without it the folder would be taken for Cityscapes.
+
+    found: an existing one, whose names and colours may have been edited by hand and are kept.
+    """
     counts = {'train': 0, 'val': 0, **Counter(splits.values())}
     text = Description(found.name if found else out.resolve().name, found.labels if found else labels, counts).to_yaml()
     if not found or found.images != counts:
@@ -186,10 +202,13 @@ def write_description(out, found, labels, splits):
                             'or change its permission') from None
 
 
-def prepare_all(jobs, mapping, mapping_time, num_workers):
-    """Returns (number of failed images, [size (H, W) of every labelled image])."""
+def prepare_all(jobs: Sequence[Job], mapping: MaskMapping, mapping_time: float,
+                num_workers: int) -> tuple[int, list[Size]]:
+    """Returns (number of failed images, sizes of the labelled images of train, or of val if train has none)."""
     work = partial(prepare, mapping=mapping, mapping_time=mapping_time)
-    counts, sizes, failed = Counter(), defaultdict(list), 0
+    counts: Counter[str] = Counter()
+    sizes: dict[str, list[Size | None]] = defaultdict(list)
+    failed = 0
     with closing(results_of(work, jobs, num_workers)) as results:
         for job, result in zip(jobs, tqdm(results, total=len(jobs), desc='preparing', unit='image', disable=None)):
             if isinstance(result, str):
@@ -202,16 +221,16 @@ def prepare_all(jobs, mapping, mapping_time, num_workers):
     return failed, [size for size in sizes['train'] or sizes['val'] if size]
 
 
-def _listed(names):
+def _listed(names: Sequence[str]) -> str:
     return f'{", ".join(names[:4])}{", ..." if len(names) > 4 else ""} ({len(names)})'
 
 
 # ---------------------------------------------------------------- the config
 
-def config_text(base, out, sizes, num_classes):
-    """Text of a YAML file to train with: what has to differ from `base` for these images.
+def config_text(base: str | os.PathLike, out: Path, sizes: Collection[Size], num_classes: int) -> str:
+    """Text of a config to train with: what has to differ from `base` for these images.
 
-    The crop is at most as large as the smallest training image and a multiple of 16; min_K is 5% of its pixels.
+    The crop size is at most that of the smallest training image and a multiple of 16; min_K is 5% of its pixels.
     """
     cli.start_paddle()
     import yaml
@@ -222,7 +241,7 @@ def config_text(base, out, sizes, num_classes):
     if dic['train_dataset']['type'] != 'CityscapesAutolabeling':
         raise UserError(f'--base_config {base}: expected train_dataset.type CityscapesAutolabeling, found '
                          f'{dic["train_dataset"]["type"]}; choose one of configs/')
-    mine = {'_base_': os.path.relpath(os.path.realpath(base), os.path.realpath(out)), 'model': {},
+    mine: dict[str, Any] = {'_base_': os.path.relpath(os.path.realpath(base), os.path.realpath(out)), 'model': {},
             'train_dataset': {'dataset_root': str(out), 'coarse_multiple': 0},
             'val_dataset': {'dataset_root': str(out)}}
     if dic['model'].get('pretrained'):
@@ -244,15 +263,15 @@ def config_text(base, out, sizes, num_classes):
                     loss['min_K'] = max(1, round(0.05 * crop[0] * crop[1]))
             mine['loss'] = {'types': [dict(loss) for loss in dic['loss']['types']]}
     text = yaml.safe_dump(mine, sort_keys=False, default_flow_style=None, allow_unicode=True)
-    return f'# Made by tools/prepare_folder.py; yours to change.\n#   {_command(out)}\n{text}'
+    return f'# Made by tools/prepare_folder.py; yours to change.\n#   {_training_command(out)}\n{text}'
 
 
-def _command(out):
+def _training_command(out: Path) -> str:
     return f'python train.py --config {out / CONFIG} --do_eval --save_dir output/{out.resolve().name}'
 
 
-def write_config(base, out, sizes, num_classes):
-    """Write train.yml unless there is another one, which may have been changed by hand."""
+def write_config(base: str | os.PathLike, out: Path, sizes: Collection[Size], num_classes: int) -> None:
+    """Write train.yml, but keep an existing one, which may have been edited by hand."""
     path, text = out / CONFIG, config_text(base, out, sizes, num_classes)
     if not path.exists():
         write_atomically(path, text.encode())
@@ -262,7 +281,7 @@ def write_config(base, out, sizes, num_classes):
 
 # ---------------------------------------------------------------- command line
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--images', required=True, help='folder of images, with sub-folders if you like')
     parser.add_argument('--masks', required=True, help='folder of PNG masks with the names of the images')
@@ -276,11 +295,10 @@ def main(argv=None):
     group.add_argument('--lists', nargs='+', metavar='FILE', help='lists of images: train.txt, val.txt, test.txt')
     parser.add_argument('--seed', type=int, default=0, help='another one gives other random splits (default: 0)')
     parser.add_argument('--base_config', default=str(BASE), help='config that train.yml builds on (default: recipe)')
-    parser.add_argument('--num_workers', type=int, default=available_cores(), help='processes (default: all cores)')
+    add_num_workers_flag(parser)
     cli.add_debug_flag(parser)
     args = parser.parse_args(argv)
-    if args.num_workers < 0:
-        raise UserError(f'--num_workers: expected 0 or more, found {args.num_workers}')
+    check_num_workers(args.num_workers)
     if not os.path.isfile(args.base_config):
         raise FileError(f'--base_config {args.base_config}: expected a file, found nothing; see configs/')
     out = Path(args.out)
@@ -289,7 +307,7 @@ def main(argv=None):
     splits = (split_by_lists(pairs, args.lists, args.images) if args.lists else
               split_by_shares(pairs, args.split, args.seed))
     check_masks(pairs, splits, args.masks, args.mask_suffix)
-    jobs = plan(pairs, splits, out)
+    jobs = plan_jobs(pairs, splits, out)
     found = check_out(out, {'--images': args.images, '--masks': args.masks}, mapping.labels, jobs)
     write_description(out, found, mapping.labels, splits)
     text = Path(args.mapping).read_bytes()
@@ -305,7 +323,7 @@ def main(argv=None):
     from tools.verify_dataset import verify
     status = verify(str(out), args.num_workers)
     if not status:
-        print(f'next: {_command(out)}')
+        print(f'next: {_training_command(out)}')
     return status
 
 

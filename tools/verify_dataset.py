@@ -1,24 +1,26 @@
-"""Checks a dataset before days of training are spent on it, and counts what is in it.
+"""Check a dataset before days of training are spent on it, and count what is in it.
 
     python tools/verify_dataset.py --dataset_root data/cityscapes
 
-Decodes every image and every label of train, val, test and train_extra: is each there, whole, paired, of one size, and
-in train ids? Says what is wrong and how to mend it, and writes dataset_report.html (with class frequencies, label
-coverage and pictures) and dataset_report.json into the dataset. Changes nothing else: it can be stopped at any time,
-and starts from the beginning then. Exit status: 0 if training can begin, 1 if something is wrong.
+Decodes every image and label of train, val, test and train_extra: do they exist, are they whole, in pairs, of the same
+size, and in train ids? Reports what is wrong and how to fix it, and writes dataset_report.html (with class frequencies,
+label coverage and pictures) and dataset_report.json into the dataset. Changes nothing else: it can be stopped at any
+time; the next run starts from the beginning. Exit status: 0 if training can begin, 1 if something is wrong.
 """
 import argparse
 import json
 import os
-import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
+from typing import Any, TypeAlias
 
 if __name__ == '__main__':
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
+    from shared import repository
+    repository.import_from_root()
 
 import cv2
 import numpy as np
@@ -26,31 +28,36 @@ from tqdm import tqdm
 
 from common import cli
 from common.atomic_io import write_atomically
-from common.errors import FileError, UserError
-from datasets.description import OFFICIAL, SPLITS, describe
+from common.errors import FileError
+from datasets.description import OFFICIAL, SPLITS, Description, describe
+from datasets.labels import LabelSet
 from datasets.reading import examine_label
 from inference import pictures
-from tools.cityscapes.label_conversion import available_cores, seem_train_ids
 from tools.report.page import to_html
-from tools.report.scan import scan
+from tools.report.scan import Job, Split, scan
 from tools.report.screen import say, say_report
-from tools.shared.workers import results_of
+from tools.shared.label_ids import seem_train_ids
+from tools.shared.workers import add_num_workers_flag, available_cores, check_num_workers, results_of
 
 PICTURES = 8  # per split in the report
-PICTURE_SIDE = 400
+PICTURE_SIDE = 400  # pixels
+# (H, W) of the image or None, float32 (256,) pixels of each label value or None, (kind, path, what was found) of each
+# problem, bytes of a JPEG or None
+Result: TypeAlias = tuple[tuple[int, int] | None, np.ndarray | None, list[tuple[str, str, str]], bytes | None]
 
 
-def verify(root, num_workers=None, report_dir=None):
-    """Checks the dataset in folder `root`, prints what it finds, writes dataset_report.json and dataset_report.html.
+def verify(root: str | os.PathLike, num_workers: int | None = None, report_dir: str | os.PathLike | None = None) -> int:
+    """Check the dataset in folder `root`, print the findings, write dataset_report.json and dataset_report.html.
 
-    num_workers: processes; None: one per core; 0 or 1: this one. report_dir: folder of the reports, default `root`.
-    Returns the exit status, 0 or 1: whatever is wrong with the files is reported, and the rest is checked. Raises
-    ValueError or OSError where it cannot begin: no such folder, a bad dataset.yml, reports that could not be written.
+    num_workers: processes; None: one per core; 0 or 1: the calling process does the work. report_dir: folder of the
+    reports, default `root`. Returns the exit status, 0 or 1: everything wrong with the files is reported, and the other
+    files are still checked. Raises UserError or FileError if it cannot start: no such folder, a bad dataset.yml, or no
+    way to write the reports.
     """
     root = os.fspath(root)
     folder = os.fspath(report_dir or root)
-    if num_workers is not None and num_workers < 0:
-        raise UserError(f'--num_workers: expected 0 or more, found {num_workers}')
+    if num_workers is not None:
+        check_num_workers(num_workers)
     if not os.path.isdir(root):
         raise FileError(f'--dataset_root {root}: expected the folder of a dataset, found '
                                 f'{"a file" if os.path.exists(root) else "nothing"}; correct the path')
@@ -67,35 +74,32 @@ def verify(root, num_workers=None, report_dir=None):
 
 # ---------------------------------------------------------------- one image and its label, in a worker process
 
-def check(job, label_set):
-    """Decodes an image and its label; the function that the worker processes run. Raises nothing.
-
-    job: (image path, label path or None, path of the label ids that the label was made from or None, whether a picture
-    is wanted). Returns ((H, W) of the image or None, float32 (256,) pixels of each label value or None,
-    [(kind, path, what was found)], bytes of a JPEG or None).
-    """
+def check(job: Job, label_set: LabelSet) -> Result:
+    """Decode an image and its label; the function that the worker processes run. Raises nothing."""
     try:
         return _check(*job, label_set)
     except Exception as error:
-        return None, None, [('error', job[0], f'{type(error).__name__}: {error}')], None
+        return None, None, [('error', job.image, f'{type(error).__name__}: {error}')], None
 
 
-def _check(image_path, label_path, source, wanted, label_set):
-    problems, size, label, counts = [], None, None, None
+def _check(image_path: str, label_path: str | None, source: str | None, wanted: bool, label_set: LabelSet) -> Result:
+    problems: list[tuple[str, str, str]] = []
+    size, label, counts = None, None, None
     image, wrong = _decode(image_path)
-    if wrong:
+    if image is None:
         problems.append(('image', image_path, wrong))
     else:
-        size = image.shape[:2]
+        height, width = image.shape[:2]
+        size = height, width
     if label_path is not None:
-        wrong = _not_there(label_path)
+        wrong = _fault_of_file(label_path)
         if wrong:
             problems.append(('undecodable', label_path, wrong))
         else:
             label, counts, fault = examine_label(label_path, size, label_set)
             if fault:
                 problems.append((fault.kind, label_path, f'{fault.found}; expected {fault.expected}'))
-            elif source is not None and _made_of_train_ids(counts, source, label_set):
+            elif source is not None and counts is not None and _made_from_train_ids(counts, source, label_set):
                 problems.append(('train_ids', source, f'{label_set.ignore_index} and train ids; as label ids they '
                                                       'make most of the image void'))
     picture = None
@@ -104,25 +108,25 @@ def _check(image_path, label_path, source, wanted, label_set):
     return size, counts, problems, picture
 
 
-def _decode(path):
-    """(uint8 (H, W, 3) BGR, None) or (None, what was found instead)."""
-    wrong = _not_there(path)
+def _decode(path: str) -> tuple[np.ndarray | None, str]:
+    """(uint8 (H, W, 3) BGR, '') or (None, what was found instead)."""
+    wrong = _fault_of_file(path)
     if wrong:
         return None, wrong
     image = cv2.imread(path, cv2.IMREAD_COLOR)
     if image is None:
         return None, f'{os.path.getsize(path)} bytes that cannot be decoded'
-    # OpenCV fills up half a JPEG (under whatever name) with grey and says nothing.
+    # OpenCV silently fills a truncated JPEG (whatever its file name) with grey.
     with open(path, 'rb') as file:
         if file.read(2) == b'\xff\xd8':
             file.seek(max(0, os.path.getsize(path) - 4096))
             if b'\xff\xd9' not in file.read():
                 return None, 'a JPEG without its end'
-    return image, None
+    return image, ''
 
 
-def _not_there(path):
-    """What is at a path instead of a file with something in it, or None."""
+def _fault_of_file(path: str) -> str:
+    """What is at a path instead of a file that is not empty, or ''."""
     try:
         path.encode()
     except UnicodeEncodeError:
@@ -131,14 +135,14 @@ def _not_there(path):
         return f'a link to {os.readlink(path)}, where nothing is'
     if not os.path.isfile(path):
         return 'a folder' if os.path.isdir(path) else 'nothing'
-    return None if os.path.getsize(path) else 'an empty file'
+    return '' if os.path.getsize(path) else 'an empty file'
 
 
-def _made_of_train_ids(counts, source, label_set):
-    """Is `source`, which should hold label ids, an image of train ids?
+def _made_from_train_ids(counts: np.ndarray, source: str, label_set: LabelSet) -> bool:
+    """Whether `source`, which should hold label ids, is an image of train ids.
 
-    The train ids made from such a file are valid: its classes' numbers are taken for label ids, most of which are void.
-    Only a label that may have come about so is worth the decoding of a second file.
+    The train ids made from such a file look valid: its train ids were taken for label ids, most of which are void. The
+    second file is decoded only if the label could be the result of that.
     """
     table = label_set.label_id_to_train_id()
     possible = np.zeros(256, bool)
@@ -146,11 +150,11 @@ def _made_of_train_ids(counts, source, label_set):
     if counts[:label_set.num_classes][~possible[:label_set.num_classes]].any() or not os.path.isfile(source):
         return False
     _, values, fault = examine_label(source, None, label_set)
-    return not fault and bool(seem_train_ids(values, label_set))
+    return not fault and values is not None and seem_train_ids(values, label_set)
 
 
-def _picture(image, label, colors):
-    """JPEG bytes of a small image, under its labels if there are any."""
+def _picture(image: np.ndarray, label: np.ndarray | None, colors: np.ndarray) -> bytes:
+    """JPEG of a reduced image, blended with its labels if there are any."""
     scale = min(1, PICTURE_SIDE / max(image.shape[:2]))
     size = [max(1, round(side * scale)) for side in image.shape[1::-1]]
     image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
@@ -161,9 +165,9 @@ def _picture(image, label, colors):
 
 # ---------------------------------------------------------------- all of them
 
-def _check_files(splits, label_set, num_workers):
-    """Fills in the splits' problems and statistics. Returns [(split, stem, JPEG bytes)] for the report."""
-    entries = []
+def _check_files(splits: Sequence[Split], label_set: LabelSet, num_workers: int) -> list[tuple[str, str, bytes]]:
+    """Fill in the splits' problems and statistics. Returns [(split, stem, JPEG)] for the report."""
+    entries: list[tuple[Split, str, Job]] = []
     for split in splits:
         chosen = set(np.linspace(0, max(len(split.images) - 1, 0), PICTURES).round().astype(int).tolist())
         entries += [(split, stem, split.job(stem, i in chosen)) for i, stem in enumerate(split.images)]
@@ -176,7 +180,7 @@ def _check_files(splits, label_set, num_workers):
         bar = tqdm(results, total=len(entries), desc='verifying', unit='image', disable=None)
         for (split, stem, _), (size, counts, problems, picture) in zip(entries, bar):
             for kind, path, found in problems:
-                split.wrong(kind, path, found)
+                split.add_problem(kind, path, found)
             if size is not None:
                 split.statistics.add_image(size)
             if counts is not None:
@@ -186,8 +190,8 @@ def _check_files(splits, label_set, num_workers):
     return shown
 
 
-def _report(root, description, splits):
-    """Everything that is known of the dataset, for JSON."""
+def _report(root: str, description: Description, splits: Sequence[Split]) -> dict[str, Any]:
+    """Everything known about the dataset, for JSON."""
     for split in splits:
         split.finish()
     problems = [problem for split in splits for problem in split.problems]
@@ -198,8 +202,8 @@ def _report(root, description, splits):
             'problems': problems, 'notes': [note for split in splits for note in split.notes]}
 
 
-def _check_writable(folder):
-    """OSError now, not after an hour."""
+def _check_writable(folder: str) -> None:
+    """Raise FileError now, rather than after an hour of checking, if the reports cannot be written."""
     try:
         os.makedirs(folder, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -209,10 +213,10 @@ def _check_writable(folder):
                       f'"{error.strerror}"; give another one as --report_dir') from error
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--dataset_root', required=True, help='folder that holds leftImg8bit and gtFine')
-    parser.add_argument('--num_workers', type=int, default=available_cores(), help='processes (default: all cores)')
+    add_num_workers_flag(parser)
     parser.add_argument('--report_dir', help='folder of the reports (default: --dataset_root)')
     cli.add_debug_flag(parser)
     args = parser.parse_args(argv)

@@ -1,12 +1,13 @@
 """What a run tells while it goes on: log line, metrics.jsonl, VisualDL's curves and pictures."""
 import json
-import math
 import resource
 import struct
 import time
 from pathlib import Path
 
 import paddle
+
+from common.numbers import finite_or_none
 
 EVALUATION = 0.5  # an iteration's evaluation comes between it and the next
 
@@ -122,8 +123,8 @@ class RunLog:
 
         prefix: 'ema_' for the averaged weights: kind 'ema_eval', tags Evaluate/ema_mIoU and so on.
         """
-        iou = dict(zip(self._names, map(_plain, result.get('iou', ()))))
-        miou, accuracy = _plain(result['miou']), _plain(result['accuracy'])
+        iou = dict(zip(self._names, map(finite_or_none, result.get('iou', ()))))
+        miou, accuracy = finite_or_none(result['miou']), finite_or_none(result['accuracy'])
         self._write(kind=f'{prefix}eval', iteration=iteration, miou=miou, accuracy=accuracy, iou=iou)
         self._scalars(iteration, {f'Evaluate/{prefix}mIoU': miou, f'Evaluate/{prefix}Acc': accuracy,
                                   **{f'Evaluate/{prefix}IoU/{name}': value for name, value in iou.items()}})
@@ -143,10 +144,6 @@ class RunLog:
             for tag, value in values.items():
                 if value is not None:
                     self._writer.add_scalar(tag, value, iteration)
-
-
-def _plain(value):
-    return float(value) if math.isfinite(value) else None
 
 
 def _log_writer(save_dir, last):

@@ -3,9 +3,8 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
-from cityscapesscripts.helpers.labels import labels as reference_labels
-from PIL import Image
 
+from tests.tools.label_images import by_formula, read
 from tools.prepare_cityscapes import main
 
 IMAGES, FINE = 'leftImg8bit_trainvaltest.zip', 'gtFine_trainvaltest.zip'
@@ -19,19 +18,6 @@ def run(root, zips, workers=1):
 def files(root):
     return {path.relative_to(root).as_posix(): path for path in Path(root).rglob('*')
             if path.is_file() and path.name not in ('.lock', 'toy_cityscapes.json')}
-
-
-def read(path):
-    with Image.open(path) as image:
-        return np.array(image)
-
-
-def by_formula(label_ids):
-    train_ids = np.full(label_ids.shape, 255, np.uint8)
-    for label in reference_labels:
-        if not label.ignoreInEval:
-            train_ids[label_ids == label.id] = label.trainId
-    return train_ids
 
 
 def check_tree(root, drawn, without=()):

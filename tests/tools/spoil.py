@@ -6,15 +6,7 @@ import numpy as np
 from PIL import Image
 
 from datasets.labels import CITYSCAPES
-
-
-def save(path, pixels):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path)
-
-
-def read(path):
-    return np.array(Image.open(path))
+from tests.tools.label_images import read, save
 
 
 def labels(root, split='train'):

@@ -12,24 +12,17 @@ import pytest
 from cityscapesscripts.helpers.labels import trainId2label
 
 import train
-from common import cli
 from datasets.labels import CITYSCAPES
 from inference import backends
 from inference.predictor import Predictor
-from tests.conftest import PATIENCE, ROOT
+from tests.conftest import PATIENCE, ROOT, write_tiny_config
+from tests.conftest import run_script as run
 from tools import autolabel, convert_cityscapes_autolabeling
 from tools.autolabelling import files
 
 LABEL_IDS = np.array([trainId2label[i].id for i in range(19)], np.uint8)
 IMAGES = 'leftImg8bit_trainextra/leftImg8bit/train_extra'
 LABELS = 'refinement_final/train_extra'
-
-
-def run(main, *argv):
-    """Exit status of a script's main in this process, through the same door as the command line."""
-    with pytest.raises(SystemExit) as stop:
-        cli.run(main, [str(a) for a in argv])
-    return stop.value.code
 
 
 def refused(capsys, main, *argv):
@@ -59,10 +52,7 @@ def trained(toy, tmp_path_factory):
     from common.config import Config
 
     folder = tmp_path_factory.mktemp('trained')
-    config = folder / 'tiny.yml'
-    config.write_text(f'_base_: {ROOT}/configs/toy.yml\nbatch_size: 2\n'
-                      'model: {n_scales: [0.5, 1.0], ocr_mid_channels: 16, ocr_key_channels: 8, attn_channels: 8}\n'
-                      f'train_dataset: {{dataset_root: {toy}}}\nval_dataset: {{dataset_root: {toy}}}\n')
+    config = write_tiny_config(folder / 'tiny.yml', toy, optimizer=None, n_scales=[0.5, 1.0])
     paddle.seed(1)
     state = Builder(Config(config)).model.state_dict()
     for name in ('ocrnet.head.cls_head.weight', 'ocrnet.head.cls_head.bias'):
@@ -245,7 +235,7 @@ def test_two_processes_write_what_one_writes_and_report_together(root, made, tra
                            '--aug_pred', '--flip_horizontal'], cwd=ROOT, capture_output=True, text=True)
     first, second = ((tmp_path / 'logs' / f'workerlog.{i}').read_text() for i in range(2))
     assert done.returncode != 0 and 'Traceback' not in first + second
-    assert f'error: {broken}: expected an image that decodes' in first and 'agreement' not in first
+    assert f'error: {broken}: expected an image; found' in first and 'agreement' not in first
     assert 'class ' in first and 'class ' not in second and 'labels of 5 images' in first
     stem = broken.name.removesuffix('_leftImg8bit.png')
     expected = {name: data for name, data in outputs(made).items() if name != stem}
@@ -267,7 +257,7 @@ def test_a_broken_image_is_told_and_the_rest_is_done(root, again, made, inferenc
     broken.write_bytes(good[:200])
     assert again() == 1
     error = capsys.readouterr().err
-    assert f'error: {broken}: expected an image that decodes, found 200 bytes' in error
+    assert f'error: {broken}: expected an image; found 200 bytes' in error
     assert f'error: 1 of 6 images have no label, and training wants one for each; replace them and run this again, ' \
            f'or remove them from {root / IMAGES}' in error
     name = broken.relative_to(root / IMAGES).as_posix()

@@ -8,6 +8,7 @@ from cityscapesscripts.helpers.labels import labels as reference_labels
 from PIL import Image
 
 from common.errors import FileError
+from tests.tools.label_images import by_formula, read, save
 from tools.convert_cityscapes_autolabeling import main
 from tools.make_toy_cityscapes import make_toy
 
@@ -28,24 +29,6 @@ def run(root, workers=1):
     return main(['--dataset_root', str(root), '--num_workers', str(workers)])
 
 
-def read(path):
-    return np.array(Image.open(path))
-
-
-def save(path, image):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(image).save(path)
-
-
-def expected_train_ids(label_ids):
-    """Void everywhere, then one class after the other."""
-    train_ids = np.full(label_ids.shape, 255, np.uint8)
-    for label in reference_labels:
-        if not label.ignoreInEval:
-            train_ids[label_ids == label.id] = label.trainId
-    return train_ids
-
-
 @pytest.mark.parametrize('workers', [1, 2])
 def test_equals_the_formula_under_the_same_name(toy, capsys, workers):
     everything = np.arange(256, dtype=np.uint8)[np.r_[0:34, 255]].reshape(5, 7)
@@ -60,7 +43,7 @@ def test_equals_the_formula_under_the_same_name(toy, capsys, workers):
     for name, path in results.items():
         with Image.open(path) as image:
             assert image.mode == 'L'
-        np.testing.assert_array_equal(read(path), expected_train_ids(read(sources[name])))
+        np.testing.assert_array_equal(read(path), by_formula(read(sources[name])))
 
 
 def test_leftover_folders_are_ignored_and_named(toy, capsys):

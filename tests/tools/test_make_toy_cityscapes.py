@@ -17,6 +17,7 @@ from PIL import Image
 from common.errors import FileError
 from datasets.description import describe
 from datasets.labels import CITYSCAPES
+from tests.tools.label_images import read
 from tools import make_toy_cityscapes
 from tools.make_toy_cityscapes import main, make_toy
 
@@ -37,10 +38,6 @@ def large(tmp_path_factory):
     root = tmp_path_factory.mktemp('made') / 'large'
     make_toy(root, (128, 256), train=12, val=0, extra=0, seed=1)
     return root
-
-
-def read(path):
-    return np.array(Image.open(path))
 
 
 def contents(root):

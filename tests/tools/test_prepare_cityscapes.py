@@ -11,7 +11,8 @@ import pytest
 
 from common.errors import FileError
 from datasets.pairing import COARSE, find_pairs
-from tests.tools.prepared import AUTO, EXTRA, FINE, IMAGES, by_formula, check_tree, errors, files, read, rewrite, run
+from tests.tools.label_images import by_formula, read
+from tests.tools.prepared import AUTO, EXTRA, FINE, IMAGES, check_tree, errors, files, rewrite, run
 from tools import prepare_cityscapes
 from tools.prepare_cityscapes import CORRUPT, main
 

@@ -14,7 +14,8 @@ from datasets.description import Description
 from datasets.labels import CITYSCAPES
 from tests.conftest import PATIENCE, ROOT
 from tests.tools import spoil
-from tests.tools.spoil import images, labels, read, save
+from tests.tools.label_images import read, save
+from tests.tools.spoil import images, labels
 from tools import verify_dataset
 from tools.report import scan
 from tools.verify_dataset import verify

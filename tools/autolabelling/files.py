@@ -1,25 +1,34 @@
-"""The files of auto-labelling: which names an image's outputs have, and what a folder remembers of its making."""
+"""The files of auto-labelling: the names of an image's outputs, and the record of how a folder was made."""
+from __future__ import annotations  # common.config imports Paddle, which the users of this module do not need
+
 import json
 import os
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
 import numpy as np
 
 from common.atomic_io import sha256_of, write_atomically
 from common.errors import FileError, UserError
+from datasets.labels import LabelSet
 from inference import pictures
-from tools.cityscapes.label_conversion import describe_folder, encode_png, highest_id, read_label_ids
+from tools.shared.folders import describe_folder
+from tools.shared.label_ids import highest_id, read_label_ids
+from tools.shared.png import encode_png
+
+if TYPE_CHECKING:
+    from common.config import Config
 
 SETTINGS = 'autolabel.json'
-IMAGE = '_leftImg8bit'  # the end of an image's name, before its suffix, in the layout that training reads
+IMAGE = '_leftImg8bit'  # end of an image's stem in the layout that training reads
 TRUTHS = ('_gtFine_labelIds.png', '_gtCoarse_labelIds.png', '_labelIds.png')
-TRAIN_ID_TRUTHS = ('_gtFine_labelTrainIds.png',)  # where label ids and train ids are the same
+TRAIN_ID_TRUTHS = ('_gtFine_labelTrainIds.png',)  # for datasets whose label ids are train ids
 
 
 class Job(NamedTuple):
-    """One image and what becomes of it: `name` is its path in image_dir without suffix, the rest are Paths."""
+    """One image and its outputs. name: path of the image in image_dir, without its suffix."""
     image: Path
     name: str
     label: Path
@@ -27,12 +36,12 @@ class Job(NamedTuple):
     confidence: Path
 
     @property
-    def predicted(self):
+    def predicted(self) -> bool:
         return self.prediction.is_file() and self.confidence.is_file()
 
 
-def find_jobs(image_dir, save_dir):
-    """The Jobs of all images below image_dir, sorted. Raises ValueError or OSError, one line, where that cannot be."""
+def find_jobs(image_dir: str | os.PathLike, save_dir: str | os.PathLike) -> list[Job]:
+    """One job per image below image_dir, sorted. Raises UserError with one line for unusable folders or names."""
     images, save = Path(image_dir), Path(save_dir)
     if not images.is_dir():
         raise FileError(f'--image_dir {images}: expected a folder of images, found {describe_folder(images)}; '
@@ -41,13 +50,14 @@ def find_jobs(image_dir, save_dir):
     if source == target or source in target.parents or target in source.parents:
         raise UserError(f'--save_dir {save}: expected a folder apart from --image_dir {images}, found one inside the '
                          'other, where labels and images would mix; choose another')
-    jobs, owners = [], {}
-    for image, relative in pictures.find_images(images, flag='--image_dir'):
+    jobs: list[Job] = []
+    owners: dict[Path, Path] = {}
+    for image, relative in pictures.find_inputs(images, flag='--image_dir'):
         name = relative.as_posix()
         stem = save / name.removesuffix(IMAGE)
         job = Job(image, name, save / f'{name}.png', *(Path(f'{stem}_{kind}.png')
                                                        for kind in ('prediction', 'confidence')))
-        for output in job[2:]:
+        for output in (job.label, job.prediction, job.confidence):
             if (other := owners.setdefault(output, image)) != image:
                 raise UserError(f'--image_dir {images}: expected names that give different outputs, found {other} and '
                                  f'{image}, both with {output.name}; rename one')
@@ -55,19 +65,19 @@ def find_jobs(image_dir, save_dir):
     return jobs
 
 
-def in_training_layout(job):
-    """Whether tools/convert_cityscapes_autolabeling.py finds the label of an image by its name."""
+def in_training_layout(job: Job) -> bool:
+    """Whether the name of an image is one whose label tools/convert_cityscapes_autolabeling.py finds."""
     return job.name.count('/') == 1 and job.name.endswith(IMAGE)
 
 
-def find_truths(folder, jobs, label_set):
-    """{job: path of its ground truth}, in label ids, for the images that have one. ValueError where none has."""
+def find_truths(folder: str | os.PathLike, jobs: Sequence[Job], label_set: LabelSet) -> dict[Job, Path]:
+    """{job: its ground truth, in label ids} for the images that have one. Raises UserError if none has."""
     folder = Path(folder)
-    endings = TRUTHS if label_set.label_ids else TRUTHS + TRAIN_ID_TRUTHS
+    suffixes = TRUTHS if label_set.label_ids else TRUTHS + TRAIN_ID_TRUTHS
     found = {}
     for job in jobs:
         stem = folder / job.name.removesuffix(IMAGE)
-        paths = [folder / f'{job.name}.png', *(Path(f'{stem}{ending}') for ending in endings)]
+        paths = [folder / f'{job.name}.png', *(Path(f'{stem}{suffix}') for suffix in suffixes)]
         path = next((path for path in paths if path.is_file()), None)
         if path:
             found[job] = path
@@ -78,8 +88,8 @@ def find_truths(folder, jobs, label_set):
     return found
 
 
-def read_truth(path, size, label_set):
-    """uint8 (H, W) train ids of a ground truth in label ids; ValueError if it does not have that size."""
+def read_truth(path: str | os.PathLike, size: tuple[int, ...], label_set: LabelSet) -> np.ndarray:
+    """uint8 (H, W) train ids of a ground truth in label ids. Raises UserError if its size is not `size`, (H, W)."""
     ids = read_label_ids(path, highest_id(label_set))
     if ids.shape != size:
         raise UserError(f'{path}: expected the size of its image {size}, found {ids.shape} (height, width); it '
@@ -87,8 +97,8 @@ def read_truth(path, size, label_set):
     return label_set.label_id_to_train_id()[ids]
 
 
-def read_prediction(job, label_set):
-    """(train ids, confidences), uint8 (H, W), as write_prediction left them. ValueError if somebody changed them."""
+def read_prediction(job: Job, label_set: LabelSet) -> tuple[np.ndarray, np.ndarray]:
+    """(train ids, confidences), both uint8 (H, W), as write_prediction() wrote them. Raises UserError for others."""
     prediction, confidence = (cv2.imread(str(path), cv2.IMREAD_UNCHANGED) for path in (job.prediction, job.confidence))
     if prediction is not None and confidence is not None and prediction.shape == confidence.shape \
             and prediction.ndim == 2 and prediction.dtype == confidence.dtype == np.uint8:
@@ -99,23 +109,24 @@ def read_prediction(job, label_set):
                      f'found something else there or in {job.confidence.name}; delete both and run again')
 
 
-def write_prediction(job, train_ids, confidence, label_set):
-    """The reverse. Both files there means that the image is finished."""
+def write_prediction(job: Job, train_ids: np.ndarray, confidence: np.ndarray, label_set: LabelSet) -> None:
+    """Write both files of a prediction; an image whose files both exist is finished."""
     save(job.confidence, confidence)
     save(job.prediction, label_set.train_id_to_label_id()[train_ids])
 
 
-def save(path, image):
+def save(path: str | os.PathLike, image: np.ndarray) -> None:
     write_atomically(path, encode_png(image))
 
 
-# ---------------------------------------------------------------- what the folder remembers
+# ---------------------------------------------------------------- how a folder was made
 
-def settings_of(config, label_set, options, weights, image_dir, save_dir):
-    """Everything that predictions depend on, as it comes back from JSON.
+def settings_of(config: Config, label_set: LabelSet, options: Mapping[str, Any], weights: str | os.PathLike,
+                image_dir: str | os.PathLike, save_dir: str | os.PathLike) -> dict[str, Any]:
+    """Everything that predictions depend on, in the form in which JSON returns it.
 
-    config: common.config.Config. options: of inference.predictor.Predictor, and the precision (not what
-    runs the network: that changes the last digits only). image_dir counts relative to save_dir, so that both can move.
+    options: those of inference.predictor.Predictor and the precision, but not the backend, which changes the last
+    digits only. image_dir is stored relative to save_dir, so that both can be moved together.
     """
     if not Path(weights).is_file():
         raise FileError(f'--model_path {weights}: expected a weights file (.pdparams), found '
@@ -128,8 +139,8 @@ def settings_of(config, label_set, options, weights, image_dir, save_dir):
         'classes': {'names': label_set.names, 'label_ids': label_set.label_ids, 'void': label_set.ignore_index}}))
 
 
-def recall(folder):
-    """The content of a folder's autolabel.json, None where there is none. ValueError if it is not what we write."""
+def recall(folder: str | os.PathLike) -> dict[str, Any] | None:
+    """The content of a folder's autolabel.json, None if there is none. Raises UserError if it has another format."""
     path = Path(folder) / SETTINGS
     if not path.is_file():
         return None
@@ -141,8 +152,8 @@ def recall(folder):
                          f'({type(error).__name__}: {error}); choose another --save_dir') from error
 
 
-def check_folder(save_dir, settings):
-    """Refuse a folder with other predictions or with files that are not ours. ValueError with one line."""
+def check_folder(save_dir: str | os.PathLike, settings: Mapping[str, Any]) -> None:
+    """Raise UserError, with one line, for a folder with predictions of other settings or with unrelated files."""
     known = recall(save_dir)
     if known is None:
         names = sorted(os.listdir(save_dir)) if os.path.isdir(save_dir) else []
@@ -158,13 +169,17 @@ def check_folder(save_dir, settings):
                          f'{SETTINGS} {key}: {old.get(key)!r:.60}, now {new.get(key)!r:.60}; choose another --save_dir')
 
 
-def remember(save_dir, dic):
+def remember(save_dir: str | os.PathLike, dic: Mapping[str, Any]) -> None:
     write_atomically(Path(save_dir) / SETTINGS, json.dumps(dic, indent=1, ensure_ascii=False).encode())
 
 
-def _flat(value, key=''):
+def _flat(value: Any, key: str = '') -> dict[str, Any]:
     """{'a.b.0': leaf} of nested mappings and lists."""
-    if not isinstance(value, (dict, list)):
+    items: Iterable[tuple[Any, Any]]
+    if isinstance(value, dict):
+        items = value.items()
+    elif isinstance(value, list):
+        items = enumerate(value)
+    else:
         return {key: value}
-    items = value.items() if isinstance(value, dict) else enumerate(value)
     return {k: v for name, inner in items for k, v in _flat(inner, f'{key}.{name}' if key else str(name)).items()}

@@ -1,16 +1,18 @@
-"""The four archives of Cityscapes, judged from their directories before anything is written, and their members."""
+"""The four archives of Cityscapes and their members, validated from the zip directories before anything is written."""
+import os
 import re
 import stat
 import zipfile
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import FileError, UserError
 from datasets.pairing import COARSE
 
-# The largest member of the official archives is a photograph of about 3 MB, and PNG data does not become smaller in a
-# zip: what is larger than a megabyte packs 1 : 1, polygons and small label images up to 1 : 20.
+# The largest member of the official archives is a photograph of about 3 MB, and PNG data hardly compresses in a zip:
+# members above a megabyte have a ratio of about 1, polygons and small label images of up to 20.
 MAX_MEMBER = 64 << 20
 MAX_RATIO, RATIO_FROM = 100, 1 << 20
 
@@ -21,9 +23,10 @@ _CITY = r'(?P<city>[^/]+)/(?P<file>[^/]+'
 
 @dataclass(frozen=True)
 class Kind:
-    """One of the four. name: of its file. holds: in words. members: pattern of what can be taken from it.
+    """One of the four archives.
 
-    target: path below the dataset's root, filled in from the match.
+    name: its file name. holds: its content in words. members: pattern of the member names that are used. target: path
+    of such a member below the dataset's root, a format string for the groups of the pattern.
     """
     name: str
     holds: str
@@ -33,7 +36,7 @@ class Kind:
     size: str = ''
 
     @property
-    def origin(self):
+    def origin(self) -> str:
         return f'{self.name}{f" ({self.size})" if self.size else ""} from {self.source}'
 
 
@@ -50,13 +53,13 @@ AUTO = Kind('refinement_final_v0.zip', 'the auto-labels of train_extra',
             re.compile(rf'refinement_final/train_extra/{_CITY}_leftImg8bit\.png)'),
             COARSE.labels + '/{city}/{file}', source=_DRIVE)
 KINDS = (IMAGES, FINE, EXTRA, AUTO)
-DESCRIPTION = 'dataset.yml'  # of a toy: beside the images, as it lies beside their folder
-LEFTOVER = 'tmp'  # a folder in the released auto-labels, which is no city
+DESCRIPTION = 'dataset.yml'  # only in toy archives: in the one of the images, at the top
+LEFTOVER = 'tmp'  # a stray folder in the released auto-labels, not a city
 
 
 @dataclass(frozen=True)
 class Member:
-    """A file to take. archive: Path. index: its place in the directory. size: bytes. target: below the root."""
+    """A file to unpack. index: its position in the zip directory. size: in bytes. target: path below the root."""
     archive: Path
     index: int
     name: str
@@ -66,14 +69,14 @@ class Member:
 
 @dataclass(frozen=True)
 class Archive:
-    """kind: Kind. members: [Member] in the order of their data. notes: lines on what was left out."""
+    """A valid archive. members: in the order of their data. notes: lines about what is left out."""
     kind: Kind
-    members: list
-    notes: list
+    members: list[Member]
+    notes: list[str]
 
 
-def find_archives(folder):
-    """[Archive] of those of the four that lie in a folder, all of them judged. ValueError or OSError, one line."""
+def find_archives(folder: str | os.PathLike) -> list[Archive]:
+    """Those of the four archives that are in a folder, validated. Raises UserError or FileError with one line."""
     folder = Path(folder)
     if not folder.is_dir():
         raise FileError(f'--zips {folder}: expected a folder with archives of Cityscapes, found '
@@ -81,16 +84,17 @@ def find_archives(folder):
     return [open_archive(folder / kind.name, kind) for kind in KINDS if (folder / kind.name).exists()]
 
 
-def open_archive(path, kind):
-    """The Archive at a path. Raises ValueError or OSError, with one line, where it must not or cannot be unpacked."""
+def open_archive(path: str | os.PathLike, kind: Kind) -> Archive:
+    """The Archive at a path. Raises UserError with one line if it cannot be unpacked, or not safely."""
     path = Path(path)
     again = f'download {kind.origin} again'
     try:
         with zipfile.ZipFile(path) as file:
             infos, data_end = file.infolist(), file.start_dir
-            starts = _starts(file, infos)
+            starts = _starts_fit(file, infos)
     except (zipfile.BadZipFile, NotImplementedError, EOFError, IsADirectoryError) as error:
-        raise UserError(f'{path}: expected a whole zip archive, found {_what_else(path, error)}; {again}') from error
+        found = _found_instead(path, error)
+        raise UserError(f'{path}: expected a whole zip archive, found {found}; {again}') from error
     if sum(info.compress_size for info in infos) > data_end or not starts:
         raise UserError(f'{path}: expected a whole zip archive, found one whose directory does not fit its '
                          f'{data_end} bytes of data (truncated or damaged); {again}')
@@ -99,13 +103,13 @@ def open_archive(path, kind):
         if fault:
             raise UserError(f'{path}: expected files that can be unpacked into a folder, found member '
                              f'{info.orig_filename!r:.200} {fault}; nothing was unpacked: {again}')
-    return _sort_out(path, kind, infos)
+    return _select_members(path, kind, infos)
 
 
-def read_member(file, info):
-    """Bytes of a member of an open ZipFile; ValueError, a line without the names, for damaged ones.
+def read_member(file: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+    """Content of a member of an open ZipFile. Raises UserError, with one line without the file names, if damaged.
 
-    No more than the declared size is unpacked, whatever the data would expand to.
+    Never unpacks more than the declared size, whatever the data would expand to.
     """
     try:
         with file.open(info) as stream:
@@ -118,8 +122,8 @@ def read_member(file, info):
     return data
 
 
-def member_name(info):
-    """Name of a member; some programs write UTF-8 without saying so."""
+def member_name(info: zipfile.ZipInfo) -> str:
+    """Name of a member; some programs write UTF-8 without setting the flag for it."""
     if not info.flag_bits & 0x800:
         try:
             return info.filename.encode('cp437').decode()
@@ -128,17 +132,19 @@ def member_name(info):
     return info.filename
 
 
-def _starts(file, infos):
-    """Whether the first and the last member begin where the directory says; of a file with a hole they do not."""
+def _starts_fit(file: zipfile.ZipFile, infos: Sequence[zipfile.ZipInfo]) -> bool:
+    """Whether the first and the last member start where the directory says, unlike in a file with missing parts."""
     ends = (min, max) if infos else ()
+    stream = file.fp
+    assert stream is not None, 'the archive is open'
     for info in [end(infos, key=lambda info: info.header_offset) for end in ends]:
-        file.fp.seek(max(info.header_offset, 0))
-        if info.header_offset < 0 or file.fp.read(4) != b'PK\x03\x04':
+        stream.seek(max(info.header_offset, 0))
+        if info.header_offset < 0 or stream.read(4) != b'PK\x03\x04':
             return False
     return True
 
 
-def _what_else(path, error):
+def _found_instead(path: Path, error: Exception) -> str:
     if path.is_dir():
         return 'a folder'
     with open(path, 'rb') as file:
@@ -154,8 +160,8 @@ def _what_else(path, error):
     return f'{size} that are no zip archive'
 
 
-def _fault(info):
-    """What is wrong with a member, or None. Judged by its own words, before any of its data is read."""
+def _fault(info: zipfile.ZipInfo) -> str | None:
+    """What is wrong with a member, or None; decided from its directory entry, before any of its data is read."""
     name = info.orig_filename
     parts = name.split('/')
     kind = stat.S_IFMT(info.external_attr >> 16)
@@ -174,19 +180,21 @@ def _fault(info):
     return None
 
 
-def _sort_out(path, kind, infos):
-    """The Archive of faultless members. ValueError where they are another archive's."""
+def _select_members(path: Path, kind: Kind, infos: Sequence[zipfile.ZipInfo]) -> Archive:
+    """The Archive of valid members. Raises UserError if they are those of another archive."""
     names = [member_name(info) for info in infos]
     counts = {other: sum(other.members.fullmatch(name) is not None for name in names) for other in KINDS}
     if not counts[kind]:
-        other = max(KINDS, key=counts.get)
+        other = max(KINDS, key=counts.__getitem__)
         if counts[other]:
             raise UserError(f'{path}: expected {kind.holds}, found {other.holds} (those of {other.name}); give it '
                              f'that name, and download {kind.origin}')
         some = ', '.join(map(repr, names[:3])) or 'nothing'
         raise UserError(f'{path}: expected {kind.holds}, found {len(names)} other files ({some:.200}); '
                          f'download {kind.origin}')
-    members, leftovers, twice = {}, [], []
+    members: dict[str, Member] = {}
+    leftovers: list[str] = []
+    twice: list[str] = []
     for index, (info, name) in sorted(enumerate(zip(infos, names)), key=lambda item: item[1][0].header_offset):
         match = kind.members.fullmatch(name)
         if kind is AUTO and LEFTOVER in name.split('/')[:-1]:
@@ -208,5 +216,5 @@ def _sort_out(path, kind, infos):
     return Archive(kind, list(members.values()), notes)
 
 
-def _count(names):
+def _count(names: Sequence[str]) -> str:
     return f'{names[0]!r}' + (f' and {len(names) - 1} more' if len(names) > 1 else '')

@@ -1,10 +1,11 @@
-"""Members of archives become files: looked up first, then in parallel processes, each file whole or not at all."""
+"""Unpacking members of archives: planned first, then done in parallel processes, each file whole or not at all."""
 import os
 import re
 import shutil
 import sys
 import zipfile
 from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -14,34 +15,43 @@ from tqdm import tqdm
 
 from common.atomic_io import write_atomically
 from common.errors import FileError, UserError
-from tools.cityscapes.archives import read_member
-from tools.cityscapes.label_conversion import decode_label_ids, ends_as_png, highest_id, train_id_png
+from datasets.labels import LabelSet
+from tools.cityscapes.archives import Member, read_member
+from tools.cityscapes.label_conversion import train_id_png
+from tools.shared.label_ids import decode_label_ids, highest_id
+from tools.shared.png import is_whole_png_file
 from tools.shared.workers import DiskFull, results_of
 
-BLOCK = 4096  # what the smallest file takes of a disk
-# What write_atomically() leaves when it is killed, of the names that are written here.
+BLOCK = 4096  # disk space that the smallest file takes
+# Names of the temporary files that write_atomically() leaves behind when it is killed while it writes files here.
 _TEMPORARY = re.compile(r'\.(dataset\.yml|.+_(leftImg8bit|gtFine_label(Train)?Ids)\.png|.+_gtFine_polygons\.json)'
                         r'\.[a-z0-9_]{8}')
-_OPEN = {}  # {(process, archive): ZipFile}: one that was opened before a fork would share its position
+# {(process id, archive): ZipFile}: one that was opened before a fork would share its file position.
+_OPEN: dict[tuple[int, Path], zipfile.ZipFile] = {}
 
 
 @dataclass(frozen=True)
 class Plan:
-    """members: [Member] to write. there: how many files are there already. replaced: how many have another size."""
-    members: list
+    """What to unpack.
+
+    members: those to write. there: number of files that exist already. replaced: number of existing files that will be
+    replaced, as their size is wrong.
+    """
+    members: list[Member]
     there: int = 0
     replaced: int = 0
 
     @property
-    def bytes(self):
+    def bytes(self) -> int:
         return sum(member.size for member in self.members)
 
 
-def plan(root, members, converted=False, gone=()):
-    """The Plan of those of `members` whose file is not there.
+def plan_unpacking(root: str | os.PathLike, members: Iterable[Member], converted: bool = False,
+                   gone: Collection[Path] = ()) -> Plan:
+    """The Plan for those of `members` whose file does not exist yet.
 
-    It is there if it has the member's size; converted: if it is a whole PNG. gone: Paths that will be moved away.
-    Raises OSError for a folder or a dangling link in its place.
+    A file counts as existing if it has the member's size or, with `converted`, if it is a whole PNG. gone: files that
+    will be moved away. Raises OSError for a folder or a dangling link at a file's path.
     """
     missing, there, replaced = [], 0, 0
     for member in members:
@@ -52,7 +62,7 @@ def plan(root, members, converted=False, gone=()):
         if target.is_dir():
             raise IsADirectoryError(f'{target}: expected a file or nothing, found a folder; move it away')
         found = target.exists() and target not in gone
-        if found and (ends_as_png(target) if converted else target.stat().st_size == member.size):
+        if found and (is_whole_png_file(target) if converted else target.stat().st_size == member.size):
             there += 1
         else:
             missing.append(member)
@@ -60,10 +70,11 @@ def plan(root, members, converted=False, gone=()):
     return Plan(missing, there, replaced)
 
 
-def check_target(root, members):
-    """OSError, one line, where the files of `members` have no place: no folder, no permission, no room."""
+def check_target(root: str | os.PathLike, members: Iterable[Member]) -> None:
+    """Raise OSError, with one line, if `members` cannot be written: no folder, no permission, or a full disk."""
     root = Path(root)
-    needed, seen = Counter(), {}
+    needed: Counter[int] = Counter()  # bytes for each device
+    seen: dict[Path, Path] = {}
     for member in members:
         folder = Path(root, member.target).parent
         if folder not in seen:
@@ -80,8 +91,8 @@ def check_target(root, members):
                           f'{gigabytes(free)}; make room, or put a link to a folder on another disk there')
 
 
-def remove_leftovers(root):
-    """Removes the temporary files of killed runs; returns how many."""
+def remove_leftovers(root: str | os.PathLike) -> int:
+    """Remove the temporary files of killed runs; returns how many there were."""
     folders = [Path(root)]
     for pattern in ('leftImg8bit/*/*/', 'gtFine/*/*/', 'leftImg8bit_trainextra/leftImg8bit/train_extra/*/',
                     'convert_autolabelled/*/'):
@@ -93,10 +104,11 @@ def remove_leftovers(root):
     return len(found)
 
 
-def unpack(root, members, num_workers, desc, label_set=None):
-    """Writes the members; a damaged one is reported on standard error and the rest is done.
+def unpack(root: str | os.PathLike, members: Sequence[Member], num_workers: int, desc: str,
+           label_set: LabelSet | None = None) -> int:
+    """Write the members; damaged ones are reported on standard error, and the others are still written.
 
-    label_set: LabelSet; with it the members are label ids, and what is written are train ids. Returns the number of
+    label_set: if given, the members are images of label ids and are converted to train ids. Returns the number of
     failures. Raises DiskFull.
     """
     failed = 0
@@ -112,8 +124,8 @@ def unpack(root, members, num_workers, desc, label_set=None):
     return failed
 
 
-def read(member):
-    """Bytes of a member. ValueError, one line, for a damaged one."""
+def read(member: Member) -> bytes:
+    """Content of a member. Raises UserError with one line if it is damaged."""
     key = os.getpid(), member.archive
     if key not in _OPEN:
         _OPEN[key] = zipfile.ZipFile(member.archive)
@@ -124,13 +136,13 @@ def read(member):
                          'again') from error
 
 
-def gigabytes(size):
-    """A number of bytes for people."""
+def gigabytes(size: int) -> str:
+    """A number of bytes in readable units."""
     return f'{size / 1e9:.2f} GB' if size >= 1e7 else f'{size / 1e6:.2f} MB'
 
 
-def _unpack_one(member, root, label_set):
-    """None, or what is wrong with it."""
+def _unpack_one(member: Member, root: str | os.PathLike, label_set: LabelSet | None) -> str | None:
+    """Write one member; returns None, or a one-line message that says what is wrong with it."""
     target = Path(root, member.target)
     try:
         data = read(member)
@@ -138,7 +150,7 @@ def _unpack_one(member, root, label_set):
             labels = decode_label_ids(data, f'{member.archive}: member {member.name}', highest_id(label_set), label_set)
             data = train_id_png(labels, label_set)
         try:
-            write_atomically(target, data, flush=False)  # the next run looks at its size
+            write_atomically(target, data, flush=False)  # the next run checks its size
         except OSError as error:
             DiskFull.check(error, target)
             raise
@@ -146,10 +158,11 @@ def _unpack_one(member, root, label_set):
         raise
     except (ValueError, OSError) as error:
         return str(error)
+    return None
 
 
-def _existing(folder):
-    """The innermost existing folder on the way to `folder`. OSError where something else stands in the way."""
+def _existing(folder: Path) -> Path:
+    """The innermost existing folder on the way to `folder`. Raises FileError if something else is in the way."""
     for path in (folder, *folder.parents):
         if path.is_dir():
             return path
@@ -157,4 +170,5 @@ def _existing(folder):
             found = f'a link to {os.readlink(path)}, which is not there' if os.path.islink(path) else 'a file'
             raise FileError(f'{path}: expected a folder, found {found}; move it away, or choose another '
                                      '--dataset_root')
+    raise FileNotFoundError(folder)  # the working directory has been removed
 

@@ -1,15 +1,18 @@
-"""What the pixels of masks mean: a YAML file with a line for every value or every colour of the masks.
+"""What the pixels of masks mean: a YAML file with one line for each value or colour of the masks.
 
     0: road                    # a value of grey or palette masks ...
     128 64 128: car            # ... or a colour of RGB or palette masks, R G B
-    '#804080': car             # the same in quotes, as # begins a comment
+    '#804080': car             # the same colour, quoted because # starts a comment
     255: void                  # ignored in training and evaluation
 
-Several keys may name one class. Classes get their train ids in the order in which they appear.
+Several keys may name the same class. Classes are numbered in the order in which they first appear.
 """
+import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import yaml
@@ -20,30 +23,32 @@ from datasets.labels import CITYSCAPES, IGNORE_INDEX, LabelSet, distinct_colors
 
 VOID = 'void'
 KEYS = 'a value of 0-255, three of them (R G B), or \'#rrggbb\''
-MANY = 20  # more unknown colours than this in one mask are not classes that somebody forgot
+MANY = 20  # more unknown colours than this in one mask are hardly forgotten classes
 
 
 @dataclass(frozen=True)
-class Mapping:
-    """path: the file. codes: {value, or colour as 0xRRGGBB: train id or IGNORE_INDEX}. labels: LabelSet."""
+class MaskMapping:
+    """The meaning of masks.
+
+    path: the mapping file. by_color: whether masks have colours rather than values. codes: {value, or colour as
+    0xRRGGBB: train id or IGNORE_INDEX}. labels: the classes.
+    """
     path: str
     by_color: bool
-    codes: dict
+    codes: dict[int, int]
     labels: LabelSet
 
-    def read(self, path):
+    def read(self, path: str | os.PathLike) -> np.ndarray:
         """uint8 (H, W) train ids of a mask.
 
-        Raises ValueError or OSError, with one line, for a file that is no 8 bit mask of the mapping's kind and for
-        pixels that the mapping does not have.
+        Raises UserError, with one line, for a file that is not an 8 bit mask of the mapping's kind and for pixels that
+        the mapping does not contain.
         """
         wanted = 'colours' if self.by_color else 'values'
         try:
             with Image.open(path) as image:
                 mode = image.mode
-                if mode == 'P' and self.by_color:
-                    image = image.convert('RGB')
-                pixels = np.array(image)
+                pixels = np.array(image.convert('RGB') if mode == 'P' and self.by_color else image)
         except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # SyntaxError: a broken PNG
             raise FileError(f'{path}: expected a mask, found one that cannot be read ({error}); save it '
                             'again') from None
@@ -58,7 +63,7 @@ class Mapping:
                              f'masks of {wanted} or list {"values" if self.by_color else "colours"} in the mapping')
         return self._translate(path, pixels)
 
-    def _translate(self, path, pixels):
+    def _translate(self, path: str | os.PathLike, pixels: np.ndarray) -> np.ndarray:
         if self.by_color:
             pixels = pixels.astype(np.int32)
             pixels = pixels[..., 0] << 16 | pixels[..., 1] << 8 | pixels[..., 2]
@@ -69,7 +74,7 @@ class Mapping:
             self._refuse(path, *np.unique(pixels[unknown], return_counts=True))
         return np.array([self.codes[code] for code in codes.tolist()], np.uint8)[position]
 
-    def _refuse(self, path, codes, counts):
+    def _refuse(self, path: str | os.PathLike, codes: np.ndarray, counts: np.ndarray) -> NoReturn:
         order = np.argsort(-counts, kind='stable')
         found = [f'{self._text(code)} ({count} pixels)' for code, count in zip(codes[order].tolist(), counts[order])]
         more = f' and {len(found) - 4} more' if len(found) > 4 else ''
@@ -79,15 +84,17 @@ class Mapping:
         raise UserError(f'{path}: expected {"colours" if self.by_color else "values"} that {self.path} lists, found '
                          f'{", ".join(found[:4])}{more}; {fix}')
 
-    def _text(self, code):
+    def _text(self, code: int) -> str:
         return f'{code >> 16} {code >> 8 & 255} {code & 255}' if self.by_color else str(code)
 
 
-def read_mapping(path):
-    """The Mapping in a file. Raises ValueError with one line that names the file, the line and the key."""
+def read_mapping(path: str | os.PathLike) -> MaskMapping:
+    """The MaskMapping in a file. Raises UserError with one line that names the file, the line and the key."""
     pairs = [(f'{path}: line {key.start_mark.line + 1}', _text(key),
               value.value.strip() if isinstance(value, yaml.ScalarNode) else '') for key, value in _compose(path)]
-    codes, colors, kinds = {}, {}, set()
+    codes: dict[int, str] = {}
+    colors: dict[str, tuple[int, ...]] = {}
+    kinds: set[str] = set()
     for where, key, name in pairs:
         code, kind = _code(where, key)
         kinds.add(kind)
@@ -108,11 +115,11 @@ def read_mapping(path):
     names = tuple(colors)
     palette = tuple(colors.values()) if by_color else _palette(names)
     ids = {VOID: IGNORE_INDEX, **{name: i for i, name in enumerate(names)}}
-    return Mapping(str(path), by_color, {code: ids[name] for code, name in codes.items()}, LabelSet(names, palette))
+    return MaskMapping(str(path), by_color, {code: ids[name] for code, name in codes.items()}, LabelSet(names, palette))
 
 
-def _compose(path):
-    """(key, value) nodes: the file's own words, before YAML makes numbers of them and drops what comes twice."""
+def _compose(path: str | os.PathLike) -> list[tuple[yaml.Node, yaml.Node]]:
+    """(key, value) nodes: the text of the file, before YAML converts numbers and drops repeated keys."""
     try:
         root = yaml.compose(Path(path).read_text(encoding='utf-8-sig'), Loader=yaml.SafeLoader)
     except OSError as error:
@@ -126,13 +133,13 @@ def _compose(path):
     return root.value
 
 
-def _text(node):
+def _text(node: yaml.Node) -> str:
     if isinstance(node, yaml.ScalarNode):
         return node.value.strip()
     return ' '.join(map(_text, node.value)) if isinstance(node, yaml.SequenceNode) else '{}'
 
 
-def _code(where, key):
+def _code(where: str, key: str) -> tuple[int, str]:
     """(code, kind) of a key; kind: value or colour."""
     if re.fullmatch('#[0-9a-fA-F]{6}', key):
         return int(key[1:], 16), 'colour'
@@ -144,10 +151,10 @@ def _code(where, key):
     return numbers[0] << 16 | numbers[1] << 8 | numbers[2], 'colour'
 
 
-def _palette(names):
-    """Cityscapes' colours for the names it knows, others for the rest."""
+def _palette(names: Sequence[str]) -> tuple[tuple[int, ...], ...]:
+    """Cityscapes' colours for the names it has, other colours for the rest."""
     known = dict(zip(CITYSCAPES.names, CITYSCAPES.palette))
-    colors = {}
+    colors: dict[str, tuple[int, ...]] = {}
     for name in names:
         color = known.get(name.lower().replace('_', ' '))
         if color is not None and color not in colors.values():
@@ -156,5 +163,5 @@ def _palette(names):
     return tuple(colors[name] if name in colors else next(rest) for name in names)
 
 
-def _span(pixels):
+def _span(pixels: np.ndarray) -> str:
     return f' with values {pixels.min()} to {pixels.max()}'

@@ -1,26 +1,30 @@
-"""Which mask belongs to which image in two folders, and which split an image is in."""
+"""Which mask belongs to which image in two folders, and which split each image is in."""
 import hashlib
 import os
 import unicodedata
 from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 from common.errors import FileError, UserError
 from inference.pictures import IMAGE_SUFFIXES
-from tools.cityscapes.label_conversion import describe_folder
+from tools.shared.folders import describe_folder
 
 SPLITS = ('train', 'val', 'test')
 MASK = '.png'
+Pairs: TypeAlias = Mapping[str, tuple[Path, Path | None]]  # {name: (image, mask or None)}
 
 
 # ---------------------------------------------------------------- images and masks
 
-def pair_files(images, masks, mask_suffix=''):
-    """{name: (image path, mask path or None)}, sorted by name: the path below `images` without its suffix.
+def pair_files(images: str | os.PathLike, masks: str | os.PathLike,
+               mask_suffix: str = '') -> dict[str, tuple[Path, Path | None]]:
+    """Images and masks, sorted by name: the path of the image below `images` without its suffix.
 
-    The mask of a/b.jpg is a/b<mask_suffix>.png below `masks`. Links are followed, hidden files are not looked at. One
-    folder may lie within the other, or be the same if there is a mask_suffix.
-    Raises ValueError or OSError for folders without such files, two images of one name, and masks without image.
+    The mask of a/b.jpg is a/b<mask_suffix>.png below `masks`. Links are followed, hidden files are ignored. One folder
+    may be inside the other, or be the same if there is a mask_suffix.
+    Raises UserError for folders without such files, two images with the same name, and masks without an image.
     """
     images, masks = Path(images), Path(masks)
     for flag, folder in (('--images', images), ('--masks', masks)):
@@ -30,16 +34,16 @@ def pair_files(images, masks, mask_suffix=''):
     if images.resolve() == masks.resolve() and not mask_suffix:
         raise UserError(f'--masks {masks}: expected another folder than --images, or a --mask_suffix that tells masks '
                          'from images, found the same folder; correct one of them')
-    ending = mask_suffix + MASK
+    suffix = mask_suffix + MASK
 
-    def is_mask(name):
-        return name.lower().endswith(ending.lower())
+    def is_mask(name: str) -> bool:
+        return name.lower().endswith(suffix.lower())
 
-    found_masks = {name: paths[0] for name, paths in _find(masks, images, is_mask, len(ending)).items()}
+    found_masks = {name: paths[0] for name, paths in _find(masks, images, is_mask, len(suffix)).items()}
     found = _find(images, masks, lambda name: name.lower().endswith(IMAGE_SUFFIXES)
                   and not (mask_suffix and is_mask(name)))
     for flag, folder, what, files in (('--images', images, ' '.join(IMAGE_SUFFIXES), found),
-                                      ('--masks', masks, f'*{ending}', found_masks)):
+                                      ('--masks', masks, f'*{suffix}', found_masks)):
         if not files:
             hint = ', and masks are PNG: JPEG changes their values' if flag == '--masks' else ''
             raise UserError(f'{flag} {folder}: expected files {what}, found {describe_folder(folder)}; check the path'
@@ -55,8 +59,8 @@ def pair_files(images, masks, mask_suffix=''):
     return {name: (found[name][0], found_masks.get(name)) for name in sorted(found)}
 
 
-def check_masks(pairs, splits, masks, mask_suffix):
-    """ValueError where an image has no mask; those of split test need none. splits: {name: split}."""
+def check_masks(pairs: Pairs, splits: Mapping[str, str], masks: str | os.PathLike, mask_suffix: str) -> None:
+    """Raise UserError if an image has no mask, except in split test. splits: {name: split}."""
     missing = [name for name, split in splits.items() if split != 'test' and pairs[name][1] is None]
     if missing:
         raise UserError(f'--masks {masks}: expected {missing[0]}{mask_suffix}{MASK} for the image '
@@ -64,17 +68,17 @@ def check_masks(pairs, splits, masks, mask_suffix):
                          'with --lists, or correct --mask_suffix')
 
 
-def _find(folder, other, accept, cut=None):
-    """{name: [paths]} of the files that accept(file name), but not those of `other` where it lies within `folder`.
+def _find(folder: Path, other: Path, accept: Callable[[str], bool], cut: int | None = None) -> dict[str, list[Path]]:
+    """{name: paths} of the files whose name `accept` accepts, without those in `other` if it is inside `folder`.
 
-    cut: number of characters at the end of a path that are not part of the name; None: its suffix.
+    cut: number of characters at the end of a path that are not part of the name; None: those of its suffix.
     """
     other = other.resolve()
-    found = defaultdict(list)
+    found: dict[str, list[Path]] = defaultdict(list)
 
-    def walk(path, above):
+    def walk(path: Path, above: frozenset[Path]) -> None:
         real = path.resolve()
-        if real in above or (above and real == other):  # a link in a circle
+        if real in above or (above and real == other):  # a circular link
             return
         for entry in sorted(os.scandir(path), key=lambda entry: entry.name):
             if entry.name.startswith('.'):
@@ -90,23 +94,24 @@ def _find(folder, other, accept, cut=None):
     return found
 
 
-def _normal(name):
-    return unicodedata.normalize('NFC', name)  # macOS writes é as two characters, others as one
+def _normal(name: str) -> str:
+    return unicodedata.normalize('NFC', name)  # macOS stores é as two characters, other systems as one
 
 
-def _more(items):
+def _more(items: Collection) -> str:
     return f' (and {len(items) - 1} more)' if len(items) > 1 else ''
 
 
 # ---------------------------------------------------------------- splits
 
-def split_by_shares(names, shares, seed):
+def split_by_shares(names: Iterable[str], shares: Sequence[str], seed: int) -> dict[str, str]:
     """{name: split} at random, by shares like ['train=0.8', 'val=0.2'].
 
-    An image's split depends on (seed, its name, shares) alone: more images leave it where it is, so that nothing moves
-    from train to val. Raises ValueError for shares that are none and for a split that gets nothing.
+    The split of an image depends on (seed, its name, shares) alone, so adding images never moves one from train to val.
+    Raises UserError for invalid shares and for a split that would be empty.
     """
-    limits, total = {}, 0
+    limits: dict[str, float] = {}
+    total = 0.0
     for item in shares:
         split, _, text = item.partition('=')
         try:
@@ -132,18 +137,19 @@ def split_by_shares(names, shares, seed):
     return splits
 
 
-def split_by_lists(pairs, lists, images):
+def split_by_lists(pairs: Pairs, lists: Iterable[str | os.PathLike], images: str | os.PathLike) -> dict[str, str]:
     """{name: split} by list files named after their split: one image per line, its path below `images` or its name.
 
-    pairs: {name: (image path, ...)} of pair_files(). The suffix may be left out, and the folder of a name that is
-    nowhere else. Raises ValueError or OSError for other files, lines that are no image, and images in two lists.
+    The suffix may be omitted, and so may the folder if the name is unique. Raises UserError for files with other
+    names, lines that do not match exactly one image, and images in two lists.
     """
-    by_line = defaultdict(set)
+    by_line: dict[str, set[str]] = defaultdict(set)
     for name, (image, _) in pairs.items():
         path = _normal(image.relative_to(images).as_posix())
         for line in {name, path, Path(name).name, Path(path).name}:
             by_line[line].add(name)
-    splits, files = {}, {}
+    splits: dict[str, str] = {}
+    files: dict[str, Path] = {}
     for file in map(Path, lists):
         if file.stem not in SPLITS or file.stem in files:
             raise UserError(f'--lists {file}: expected files named {", ".join(f"{split}.txt" for split in SPLITS)}, '
@@ -152,13 +158,13 @@ def split_by_lists(pairs, lists, images):
         try:
             lines = file.read_text(encoding='utf-8-sig').splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            found = getattr(error, 'strerror', None) or error
-            raise FileError(f'--lists {file}: expected a text file, found "{found}"; check the path') from None
+            reason = getattr(error, 'strerror', None) or error
+            raise FileError(f'--lists {file}: expected a text file, found "{reason}"; check the path') from None
         for number, line in enumerate(lines, 1):
             line = _normal(line.strip()).removeprefix('./')
             if not line:
                 continue
-            found = {line} if line in pairs else by_line.get(line, ())
+            found = {line} if line in pairs else by_line.get(line, set())
             if len(found) != 1:
                 raise UserError(f'{file}: line {number}: expected an image below {images}, found {line!r}, which is '
                                  f'{f"{len(found)} of them" if found else "none"}; write its path below that folder')

@@ -1,14 +1,17 @@
-"""The page of a verified dataset: one HTML file that needs nothing else, neither scripts nor a network."""
+"""The report of a dataset as an HTML page: one file that needs neither scripts nor a network."""
 import base64
 import re
+from collections.abc import Mapping, Sequence
 from html import escape
 from math import log10
+from typing import Any
 
+from datasets.labels import LabelSet
 from tools.report.screen import grouped, percent, printable, split_rows, verdict
 from tools.report.statistics import BINS, QUANTILES, RARE_IMAGES, RARE_PIXELS
 
 SHOWN = 200  # problems per kind
-DECADES = 5  # of the class histograms' axis: from 0.001 % to 100 %
+DECADES = 5  # on the axis of the class histograms: from 0.001 % to 100 %
 
 STYLE = """
 :root { color-scheme: light; --ink: #1c2430; --soft: #5d6878; --line: #dfe4ea; --paper: #f4f6f8; --accent: #3867b7;
@@ -44,10 +47,10 @@ figcaption { font-size: 12px; color: var(--soft); overflow-wrap: anywhere }
 """
 
 
-def to_html(report, labels, pictures):
+def to_html(report: Mapping[str, Any], labels: LabelSet, pictures: Sequence[tuple[str, str, bytes]]) -> str:
     """The whole page as text.
 
-    report: what tools.verify_dataset writes as JSON. labels: the LabelSet. pictures: [(split, stem, JPEG bytes)].
+    report: what tools.verify_dataset writes as JSON. pictures: [(split, stem, content of a JPEG)].
     """
     title = _text(report['name'])
     labelled = {name: split for name, split in report['splits'].items() if split['labelled_pixels']}
@@ -65,26 +68,26 @@ def to_html(report, labels, pictures):
             '<body><main>\n' + '\n'.join(filter(None, parts)) + '\n</main></body></html>\n')
 
 
-def _text(value):
+def _text(value: object) -> str:
     return escape(printable(value))
 
 
-def _code(value):
+def _code(value: object) -> str:
     return re.sub('`([^`]*)`', r'<code>\1</code>', _text(value))
 
 
-def _section(title, text, cards):
+def _section(title: str, text: str, cards: Sequence[str]) -> str:
     return f'<h2>{title}</h2><p class="soft">{text}</p><div class="grid">{"".join(cards)}</div>' if cards else ''
 
 
-def _card(title, content):
+def _card(title: str, content: str) -> str:
     return f'<div class="card"><h3>{_text(title)}</h3>{content}</div>'
 
 
-def _splits(report):
+def _splits(report: Mapping[str, Any]) -> str:
     header, *rows = split_rows(report)
 
-    def cell(column, text, tag='td'):
+    def cell(column: int, text: str, tag: str = 'td') -> str:
         wrong = header[column] == 'problems' and text not in ('0', 'problems')
         kind = 'left' if column in (0, 5) else 'wrong' if wrong else ''
         return f'<{tag} class="{kind}">{_text(text)}</{tag}>'
@@ -96,7 +99,7 @@ def _splits(report):
             + (f'<ul class="soft">{notes}</ul>' if notes else ''))
 
 
-def _problems(report):
+def _problems(report: Mapping[str, Any]) -> str:
     parts = []
     for heading, fix, group in grouped(report['problems']):
         items = ''.join(f'<li><code>{_text(problem["file"])}</code>: {_text(problem["found"])}</li>'
@@ -109,7 +112,7 @@ def _problems(report):
     return f'<h2>What is wrong</h2>{"".join(parts)}' if parts else ''
 
 
-def _class_text(labelled):
+def _class_text(labelled: Mapping[str, Any]) -> str:
     text = (f'Share of the labelled pixels (logarithmic) and images that show the class. Rare: less than '
             f'{RARE_PIXELS:.0%} of the pixels or in less than {RARE_IMAGES:.0%} of the images.')
     rare = labelled.get('train', {}).get('rare')
@@ -117,8 +120,8 @@ def _class_text(labelled):
                    if rare else '')
 
 
-def _class_chart(split, labels):
-    """Bars over a logarithmic axis, one per class."""
+def _class_chart(split: Mapping[str, Any], labels: LabelSet) -> str:
+    """Bars on a logarithmic axis, one per class, as SVG."""
     left, width, row, top = 116, 210, 20, 20
     height = top + row * len(split['classes']) + 4
     parts = []
@@ -143,13 +146,13 @@ def _class_chart(split, labels):
     return f'<svg viewBox="0 0 520 {height}" role="img">{"".join(parts)}</svg>'
 
 
-def _svg_text(x, y, text, anchor, kind='', title=''):
+def _svg_text(x: float, y: float, text: object, anchor: str, kind: str = '', title: str = '') -> str:
     title = f'<title>{_text(title)}</title>' if title else ''
     return f'<text x="{x:g}" y="{y:g}" text-anchor="{anchor}" class="{kind}">{_text(text)}{title}</text>'
 
 
-def _coverage(split):
-    """Histogram of the images, and the quartiles in words."""
+def _coverage(split: Mapping[str, Any]) -> str:
+    """Histogram of the images as SVG, and the quartiles in words."""
     left, width, top, tall = 44, 460, 8, 110
     counts = split['coverage_histogram']
     highest = max(counts)
@@ -174,7 +177,7 @@ def _coverage(split):
             f'coverage: <code>{_text(split["median_image"])}</code></p>')
 
 
-def _contact_sheet(report, labels, pictures):
+def _contact_sheet(report: Mapping[str, Any], labels: LabelSet, pictures: Sequence[tuple[str, str, bytes]]) -> str:
     if not pictures:
         return ''
     legend = ''.join(f'<span><i style="background:rgb{tuple(color)}"></i>{_text(name)}</span>'
@@ -182,7 +185,7 @@ def _contact_sheet(report, labels, pictures):
     parts = [f'<h2>Pictures</h2><p class="soft">Evenly spread over each split, under their labels; void is dark.</p>'
              f'<div class="legend">{legend}</div>']
     for split in report['splits']:
-        # sync: otherwise a busy browser's print or screenshot may come before the pictures.
+        # sync: otherwise a busy browser may print or take a screenshot before it shows the pictures.
         figures = [f'<figure><img alt="" decoding="sync" '
                    f'src="data:image/jpeg;base64,{base64.b64encode(data).decode()}">'
                    f'<figcaption>{_text(stem)}</figcaption></figure>' for name, stem, data in pictures if name == split]

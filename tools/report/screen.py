@@ -1,27 +1,29 @@
-"""The report of a dataset on the screen, and the words that it shares with the page."""
+"""The report of a dataset on the terminal, and the texts that it shares with the HTML page."""
 import os
 import sys
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import groupby
+from typing import Any
 
 from tools.report.scan import KINDS
 from tools.report.statistics import RARE_IMAGES, RARE_PIXELS
 
-SHOWN = 10  # problems per kind; the JSON has all
+SHOWN = 10  # problems per kind; the JSON file has all of them
 
 
-def printable(text):
-    """Text in one line that can be encoded, whatever a file is called."""
+def printable(text: object) -> str:
+    """The text as a single line that can be encoded, even for odd file names."""
     return ''.join(c if c.isprintable() else c.encode('unicode_escape').decode() for c in str(text))
 
 
-def say(text):
-    """Print; a character that the terminal does not know is no reason to fail."""
+def say(text: str) -> None:
+    """Print, escaping the characters that the terminal cannot show."""
     encoding = sys.stdout.encoding or 'utf-8'
     print(text.encode(encoding, 'backslashreplace').decode(encoding), flush=True)
 
 
-def verdict(report):
-    """One line."""
+def verdict(report: Mapping[str, Any]) -> str:
+    """The result in one line."""
     images = sum(split['images'] for split in report['splits'].values())
     if report['fine']:
         return f'fine: {images} images, nothing wrong'
@@ -30,8 +32,8 @@ def verdict(report):
     return f'{problems} problem{"s" * (problems > 1)} of {kinds} kind{"s" * (kinds > 1)} in {images} images'
 
 
-def grouped(problems):
-    """[(heading, fix, [problem])], the same kind in the same split together, in the order of KINDS."""
+def grouped(problems: Iterable[dict[str, str]]) -> list[tuple[str, str, list[dict[str, str]]]]:
+    """[(heading, fix, problems)], grouped by kind and split, in the order of KINDS."""
     order = list(KINDS)
     problems = sorted(problems, key=lambda problem: order.index(problem['kind']))
     groups = [list(group) for _, group in groupby(problems, lambda problem: (problem['kind'], problem['split']))]
@@ -39,9 +41,10 @@ def grouped(problems):
             for group in groups]
 
 
-def split_rows(report):
-    """The table of splits: header, then a row of texts per split."""
-    rows = [('split', 'images', 'expected', 'labels', 'problems', 'height x width', 'classes', 'labelled pixels')]
+def split_rows(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """The table of splits: a header, then a row of texts per split."""
+    rows: list[tuple[str, ...]] = [
+        ('split', 'images', 'expected', 'labels', 'problems', 'height x width', 'classes', 'labelled pixels')]
     for name, split in report['splits'].items():
         sizes = list(split['sizes'])
         size = sizes[0].replace('x', ' x ') if sizes else '-'
@@ -56,10 +59,10 @@ def split_rows(report):
     return rows
 
 
-def class_rows(report):
-    """Header, then per class its share of pixels and of images in every split that has labels, rare ones marked."""
+def class_rows(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """The table of classes: a header, then their shares of pixels and images in every labelled split, rare marked."""
     splits = {name: split['classes'] for name, split in report['splits'].items() if split['labelled_pixels']}
-    rows = [('class', *splits)]
+    rows: list[tuple[str, ...]] = [('class', *splits)]
     for name in report['classes']:
         cells = []
         for classes in splits.values():
@@ -70,13 +73,13 @@ def class_rows(report):
     return rows if splits else []
 
 
-def percent(share):
-    """'12.3%', with enough digits for the rare."""
+def percent(share: float) -> str:
+    """'12.3%', with more digits for rare classes."""
     return f'{100 * share:.{1 if share >= 0.01 or not share else 2 if share >= 0.0001 else 4}f}%'
 
 
-def say_report(report, folder):
-    """Print the tables, what is wrong (the first of each kind), the notes, and the verdict."""
+def say_report(report: Mapping[str, Any], folder: str) -> None:
+    """Print the tables, the problems (the first ones of each kind), the notes, and the verdict."""
     say(f'\n{printable(report["name"])} in {printable(report["root"])}\n')
     _say_table(split_rows(report), left={0, 5})
     classes = class_rows(report)
@@ -98,7 +101,7 @@ def say_report(report, folder):
     say(f'\n{verdict(report)}; see {printable(os.path.join(folder, "dataset_report.html"))}')
 
 
-def _say_table(rows, left):
+def _say_table(rows: Sequence[Sequence[str]], left: Collection[int]) -> None:
     widths = [max(map(len, column)) for column in zip(*rows)]
     for row in rows:
         cells = [cell.ljust(width) if i in left else cell.rjust(width) for i, (cell, width) in

@@ -1,5 +1,7 @@
-"""What a split holds, counted from the histograms of its labels: classes, label coverage, sizes."""
+"""Statistics of a split from the histograms of its labels: classes, label coverage, sizes."""
 from collections import Counter
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -9,22 +11,24 @@ QUANTILES = {'least': 0, 'lower_quartile': 0.25, 'median': 0.5, 'upper_quartile'
 
 
 class SplitStatistics:
-    """Takes one image after the other; summary() is what the reports show."""
+    """Collects one image after the other; summary() returns what the reports show."""
 
-    def __init__(self, names):
+    def __init__(self, names: Sequence[str]) -> None:
         self._names = names
         self._pixels = np.zeros(len(names), np.int64)
         self._images = np.zeros(len(names), np.int64)
         self._void = 0
-        self._stems, self._coverage, self._classes = [], [], []
-        self._sizes = Counter()
+        self._stems: list[str] = []
+        self._coverage: list[float] = []
+        self._classes: list[int] = []
+        self._sizes: Counter[tuple[int, int]] = Counter()
 
-    def add_image(self, size):
+    def add_image(self, size: tuple[int, int]) -> None:
         """size: (H, W)."""
-        self._sizes[tuple(size)] += 1
+        self._sizes[size] += 1
 
-    def add_label(self, stem, counts):
-        """counts: (256,) pixels of every value; what is no class counts as void."""
+    def add_label(self, stem: str, counts: np.ndarray) -> None:
+        """counts: float32 (256,), pixels of each value; values that are not classes count as void."""
         pixels = counts[:len(self._names)].astype(np.int64)
         total = int(counts.sum(dtype=np.int64))
         self._pixels += pixels
@@ -34,11 +38,11 @@ class SplitStatistics:
         self._coverage.append(pixels.sum() / total)
         self._classes.append(np.count_nonzero(pixels))
 
-    def summary(self):
-        """Plain numbers for JSON. Shares of pixels are of the labelled ones, shares of images of those with a label.
+    def summary(self) -> dict[str, Any]:
+        """Plain numbers for JSON. Shares are those of the labelled pixels and of the labelled images.
 
-        rare: classes below RARE_PIXELS or RARE_IMAGES that occur; absent: those that do not. Both are empty where
-        nothing is labelled at all. median_image: the image whose share of labelled pixels is the (lower) median one.
+        rare: classes below RARE_PIXELS or RARE_IMAGES that occur; absent: those that do not. Both are empty if nothing
+        is labelled. median_image: the image whose share of labelled pixels is the (lower) median.
         """
         labelled, count = int(self._pixels.sum()), len(self._stems)
         classes = {}
@@ -62,13 +66,13 @@ class SplitStatistics:
             'median_classes': float(np.median(self._classes)) if count else None,
         }
 
-    def _median_size(self):
+    def _median_size(self) -> list[float] | None:
         if not self._sizes:
             return None
         sizes, numbers = zip(*self._sizes.items())
         return np.median(np.repeat(sizes, numbers, axis=0), axis=0).tolist()
 
-    def _quantiles(self, coverage):
+    def _quantiles(self, coverage: np.ndarray) -> dict[str, float] | None:
         if not coverage.size:
             return None
         labelled = int(self._pixels.sum())

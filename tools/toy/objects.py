@@ -1,29 +1,34 @@
-"""The things of a toy street: surfaces (functions that return a paint) and objects (functions that draw)."""
+"""What a toy street contains: surfaces (functions that return a paint) and objects (functions that draw)."""
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeAlias
+
 import numpy as np
 
-from tools.toy.canvas import circle, mix, rectangle
+from tools.toy.canvas import Canvas, Color, Part, Point, View, circle, mix, rectangle
+
+Surface: TypeAlias = Callable[[np.ndarray, np.ndarray], np.ndarray]  # a paint that varies, see Paint
 
 GLASS = (74, 98, 124)
 DARK = (36, 36, 40)
 STEEL = (112, 120, 128)
 
 
-def facade(plaster, left, foot, unit):
+def facade(plaster: Color, left: float, foot: float, unit: float) -> Surface:
     """Paint of a distant front that faces the camera: a grid of windows."""
-    def paint(x, y):
+    def paint(x: np.ndarray, y: np.ndarray) -> np.ndarray:
         window = ((x - left) % unit > 0.45 * unit) & ((foot - y) % unit > 0.45 * unit)
         return mix(mix(plaster, GLASS, 0.7 * window), (224, 228, 232), np.full(len(x), 0.25))
     return paint
 
 
-def street_front(view, across, high, plaster, roof):
+def street_front(view: View, across: float, high: float, plaster: Color, roof: Color) -> Surface:
     """Paint of a house along the street: windows with frames, a plinth and a tiled eave."""
-    def paint(x, y):
+    def paint(x: np.ndarray, y: np.ndarray) -> np.ndarray:
         distance, height, scale = view.on_upright(across, x, y)
         column, floor = distance % 2.2 / 2.2, (height - 0.7) % 2.7 / 2.7
         frame = (np.abs(column - 0.5) < 0.32) & (np.abs(floor - 0.42) < 0.33)
         glass = (np.abs(column - 0.5) < 0.24) & (np.abs(floor - 0.42) < 0.26) & (np.abs(column - 0.5) > 0.03)
-        near = scale > 3.5  # further away a window is smaller than a pixel
+        near = scale > 3.5  # further away, windows are smaller than a pixel
         color = np.broadcast_to(np.array(plaster, float), (len(x), 3))
         color = np.where((frame & near)[:, None], (246, 244, 238), color)
         color = np.where((glass & near)[:, None], GLASS, color)
@@ -33,9 +38,9 @@ def street_front(view, across, high, plaster, roof):
     return paint
 
 
-def pickets(view, across, high):
+def pickets(view: View, across: float, high: float) -> Surface:
     """Paint of a white wooden fence."""
-    def paint(x, y):
+    def paint(x: np.ndarray, y: np.ndarray) -> np.ndarray:
         distance, height, scale = view.on_upright(across, x, y)
         gap = (distance % 0.42 < 0.16) & (scale > 4)
         rail = (np.abs(height - 0.35) < 0.1) | (np.abs(height - 0.95) < 0.1)
@@ -43,9 +48,9 @@ def pickets(view, across, high):
     return paint
 
 
-def bricks(view, across, high):
+def bricks(view: View, across: float, high: float) -> Surface:
     """Paint of a brick wall with a light coping."""
-    def paint(x, y):
+    def paint(x: np.ndarray, y: np.ndarray) -> np.ndarray:
         distance, height, scale = view.on_upright(across, x, y)
         row = np.floor(height / 0.26)
         joint = ((height % 0.26 < 0.06) | ((distance + 0.3 * row) % 0.6 < 0.07)) & (scale > 5)
@@ -54,34 +59,34 @@ def bricks(view, across, high):
     return paint
 
 
-def foliage(canvas, leaves, color, top, high):
+def foliage(canvas: Canvas, leaves: np.ndarray, color: Color, top: float, high: float) -> Surface:
     """Paint of leaves: clumps, lighter towards the sun."""
-    def paint(x, y):
+    def paint(x: np.ndarray, y: np.ndarray) -> np.ndarray:
         clumps = 0.62 + 0.6 * canvas.sample(leaves, x, y) - 0.3 * np.clip((y - top) / high, 0, 1)
         return np.array(color) * clumps[:, None]
     return paint
 
 
 class Local:
-    """Lengths around an object's foot, to picture units: x to the right (or to the left if mirrored), y upwards.
+    """Converts lengths around an object's foot to picture units: x to the right (or left if mirrored), y upwards.
 
-    unit: metres that one such length stands for.
+    unit: metres of a length of 1.
     """
 
-    def __init__(self, view, across, scale, mirror=False, unit=1.0):
+    def __init__(self, view: View, across: float, scale: float, mirror: bool = False, unit: float = 1.0) -> None:
         self.x, self.y = view.point(across, 0, scale)
         self.scale, self.sign = scale * unit, -1 if mirror else 1
 
-    def __call__(self, points):
+    def __call__(self, points: Iterable[Point]) -> list[Point]:
         return [(self.x + self.sign * a * self.scale, self.y - b * self.scale) for a, b in points]
 
 
-def pick(rng, colors):
+def pick(rng: np.random.Generator, colors: Sequence[Color]) -> np.ndarray:
     """One of the colours, a little lighter or darker."""
-    return np.array(colors[rng.integers(len(colors))]) * rng.uniform(0.85, 1.1)
+    return np.array(colors[int(rng.integers(len(colors)))]) * rng.uniform(0.85, 1.1)
 
 
-def tree(canvas, leaves, rng, view, across, scale):
+def tree(canvas: Canvas, leaves: np.ndarray, rng: np.random.Generator, view: View, across: float, scale: float) -> None:
     """A trunk and a crown."""
     local = Local(view, across, scale)
     crown_y, radius = rng.uniform(3.4, 4.4), rng.uniform(1.5, 2.1)
@@ -93,12 +98,12 @@ def tree(canvas, leaves, rng, view, across, scale):
     canvas.add('vegetation', crown, foliage(canvas, leaves, color, local.y - 5.5 * scale, 4 * scale), outline=True)
 
 
-def _post(canvas, local, high):
+def _post(canvas: Canvas, local: Local, high: float) -> None:
     shine = [(local([(-0.04, high), (0.05, high), (0.05, 0), (-0.04, 0)]), (150, 158, 166))]
     canvas.add('pole', local(rectangle(-0.18, high, 0.18, 0)), STEEL, shine, outline=True)
 
 
-def sign_post(canvas, rng, view, across, scale):
+def sign_post(canvas: Canvas, rng: np.random.Generator, view: View, across: float, scale: float) -> None:
     """One of four traffic signs on a post."""
     local, high = Local(view, across, scale), rng.uniform(2.6, 3.0)
     _post(canvas, local, high)
@@ -113,7 +118,7 @@ def sign_post(canvas, rng, view, across, scale):
     canvas.add('traffic sign', local(board), color, [(local(inner), inner_color)], outline=True)
 
 
-def traffic_light(canvas, rng, view, across, scale):
+def traffic_light(canvas: Canvas, rng: np.random.Generator, view: View, across: float, scale: float) -> None:
     """A black box with three lamps, one of them lit, on a post."""
     local, high = Local(view, across, scale), rng.uniform(2.5, 2.9)
     _post(canvas, local, high)
@@ -123,8 +128,8 @@ def traffic_light(canvas, rng, view, across, scale):
     canvas.add('traffic light', local(rectangle(-0.36, high + 1.15, 0.36, high - 0.35)), (26, 28, 30), lamps)
 
 
-def person(canvas, rng, view, across, scale):
-    """Somebody on foot."""
+def person(canvas: Canvas, rng: np.random.Generator, view: View, across: float, scale: float) -> None:
+    """A pedestrian."""
     tall, stride = rng.uniform(1.7, 2.0), rng.uniform(0.06, 0.15)
     local = Local(view, across, scale, rng.random() < 0.5, tall)
     right = [(stride, 0), (stride + 0.11, 0), (0.14, 0.46), (0.24, 0.44), (0.25, 0.52), (0.21, 0.74), (0.15, 0.82),
@@ -134,14 +139,15 @@ def person(canvas, rng, view, across, scale):
     shirt = pick(rng, ((196, 52, 60), (58, 92, 180), (128, 62, 140), (226, 120, 170), (70, 150, 160)))
     trousers, hair = pick(rng, ((48, 52, 84), (70, 60, 56), (40, 42, 46))), pick(rng, ((60, 40, 28), (150, 100, 50)))
     skin = (228, 180, 150)
-    parts = [(local(rectangle(-0.4, 0.48, 0.4, -0.1)), trousers), (local(rectangle(-0.4, 0.04, 0.4, -0.1)), DARK),
-             (local(rectangle(-0.3, 0.5, -0.15, 0.4)), skin), (local(rectangle(0.15, 0.5, 0.3, 0.4)), skin),
-             (local(circle(0, 0.9, 0.12)), skin),
-             (local([(-0.12, 0.9), (-0.12, 1.1), (0.12, 1.1), (0.12, 0.95)]), hair)]
+    parts: list[Part] = [
+        (local(rectangle(-0.4, 0.48, 0.4, -0.1)), trousers), (local(rectangle(-0.4, 0.04, 0.4, -0.1)), DARK),
+        (local(rectangle(-0.3, 0.5, -0.15, 0.4)), skin), (local(rectangle(0.15, 0.5, 0.3, 0.4)), skin),
+        (local(circle(0, 0.9, 0.12)), skin),
+        (local([(-0.12, 0.9), (-0.12, 1.1), (0.12, 1.1), (0.12, 0.95)]), hair)]
     canvas.add('person', local([*right, *head, *left, (0, 0.4)]), shirt, parts, outline=True)
 
 
-def _tube(a, b, width=0.1):
+def _tube(a: Point, b: Point, width: float = 0.1) -> list[Point]:
     """Corners of a thick line from a to b."""
     (ax, ay), (bx, by) = a, b
     half = width / 2 / np.hypot(bx - ax, by - ay)
@@ -149,11 +155,11 @@ def _tube(a, b, width=0.1):
     return [(ax + x, ay + y), (bx + x, by + y), (bx - x, by - y), (ax - x, ay - y)]
 
 
-def _bicycle(canvas, rng, local):
+def _bicycle(canvas: Canvas, rng: np.random.Generator, local: Local) -> None:
     turn = np.linspace(-np.pi / 2, 1.1, 9)
     front = [(0.64 + 0.42 * np.cos(a), 0.42 + 0.42 * np.sin(a)) for a in turn]
     back = [(-x, y) for x, y in reversed(front)]
-    parts = []
+    parts: list[Part] = []
     for x in (-0.64, 0.64):
         parts += [(local(circle(x, 0.42, 0.43)), DARK), (local(circle(x, 0.42, 0.31)), (190, 200, 204))]
     frame = pick(rng, ((30, 150, 160), (214, 70, 140), (120, 60, 190)))
@@ -167,13 +173,13 @@ def _bicycle(canvas, rng, local):
     canvas.add('bicycle', local(outline), (168, 162, 160), parts)
 
 
-def bicycle(canvas, rng, view, across, scale):
+def bicycle(canvas: Canvas, rng: np.random.Generator, view: View, across: float, scale: float) -> None:
     """A parked bicycle, seen from its side."""
     _bicycle(canvas, rng, Local(view, across, scale, rng.random() < 0.5))
 
 
-def cyclist(canvas, rng, view, across, scale):
-    """A rider with a helmet and a bright vest on a bicycle."""
+def cyclist(canvas: Canvas, rng: np.random.Generator, view: View, across: float, scale: float) -> None:
+    """A rider with a helmet and a bright vest, on a bicycle."""
     local = Local(view, across, scale, rng.random() < 0.5, 1.1)
     _bicycle(canvas, rng, local)
     head = [(0.26 + 0.19 * np.sin(a), 1.84 - 0.19 * np.cos(a)) for a in np.linspace(0.6, 2 * np.pi - 0.6, 11)]
@@ -184,8 +190,8 @@ def cyclist(canvas, rng, view, across, scale):
     canvas.add('rider', local(body), pick(rng, ((214, 236, 40), (255, 150, 30))), parts, outline=True)
 
 
-def litter_bin(canvas, rng, view, across, scale):
-    """Street furniture that belongs to no class."""
+def litter_bin(canvas: Canvas, rng: np.random.Generator, view: View, across: float, scale: float) -> None:
+    """Street furniture that is in no class."""
     local = Local(view, across, scale)
     canvas.add('static', local([(-0.3, 0), (-0.36, 1.0), (0.36, 1.0), (0.3, 0)]), (60, 110, 80),
                [(local(rectangle(-0.4, 0.9, 0.4, 0.78)), DARK)], outline=True)

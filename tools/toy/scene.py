@@ -1,8 +1,11 @@
-"""Composition of one toy street: what stands where, drawn from far to near.
+"""Composition of a toy street: what is where, drawn from far to near.
 
-Places are given as (across, scale): metres right of the camera's axis, and picture units per metre at that depth.
+Positions are given as (across, scale): metres to the right of the camera's axis, and picture units per metre at that
+depth.
 """
+from collections.abc import Callable
 from itertools import pairwise
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -10,17 +13,19 @@ from tools.toy import objects as things
 from tools.toy import vehicles
 from tools.toy.canvas import FOCAL, UNITS_HIGH, Canvas, View, circle, mix, rectangle
 
+DrawingFunction: TypeAlias = Callable[[Canvas, np.random.Generator, View, float, float], None]
+
 PLASTER = ((236, 214, 170), (222, 178, 140), (200, 208, 214), (232, 196, 186), (196, 186, 164), (240, 232, 214))
 ROOF = ((150, 80, 62), (108, 88, 92), (128, 70, 60))
 
 
-def compose(size, rng):
-    """Draws one street.
+def compose(size: tuple[int, int], rng: np.random.Generator) -> tuple[np.ndarray, list[dict[str, Any]]]:
+    """Draw one street.
 
-    size: (H, W) of the picture. rng: np.random.Generator, the only source of chance.
+    size: (H, W) of the picture. rng: the only source of randomness.
     Returns (uint8 (H, W, 3) RGB picture, list of {'label': name, 'polygon': [[x, y], ...]} in drawing order).
     """
-    canvas = Canvas(size, rng)
+    canvas = Canvas(size)
     view = View(canvas.units_wide * rng.uniform(0.42, 0.58), rng.uniform(54, 62))
     road = rng.uniform(3.6, 4.4)  # metres from the axis to the kerb
     green = rng.choice([-1, 1])
@@ -36,17 +41,17 @@ def compose(size, rng):
     return canvas.finish(rng), canvas.objects
 
 
-def _sky(canvas, view, rng):
+def _sky(canvas: Canvas, view: View, rng: np.random.Generator) -> None:
     top, low = np.array([(92, 150, 222), (130, 170, 220), (150, 168, 196)])[rng.integers(3)], np.array((232, 234, 236))
     cloud = canvas.noise(rng, 28, 7)
 
-    def paint(x, y):
+    def paint(x: np.ndarray, y: np.ndarray) -> np.ndarray:
         color = mix(top, low, y / view.horizon)
         return mix(color, (250, 248, 244), 1.6 * canvas.sample(cloud, x, y) - 0.9)
 
     canvas.add('sky', rectangle(0, 0, canvas.units_wide, UNITS_HIGH), paint)
     leaves = canvas.noise(rng, 3, 3)
-    for _ in range(4):  # what closes the street, far away
+    for _ in range(4):  # the far end of the street
         x, half, high = rng.uniform(0.1, 0.9) * canvas.units_wide, rng.uniform(10, 24), rng.uniform(8, 22)
         box = rectangle(x - half, view.horizon - high, x + half, view.horizon + 3)
         canvas.add('building', box, things.facade(PLASTER[rng.integers(len(PLASTER))], x - half, view.horizon, 5.0))
@@ -55,14 +60,14 @@ def _sky(canvas, view, rng):
         canvas.add('vegetation', crown, things.foliage(canvas, leaves, (104, 138, 96), view.horizon, 10))
 
 
-def _ground(canvas, view, rng, road, green):
+def _ground(canvas: Canvas, view: View, rng: np.random.Generator, road: float, green: int) -> None:
     grain, patches = canvas.noise(rng, 1.5, 1.5), canvas.noise(rng, 22, 9)
 
-    def turf(x, y):
+    def turf(x: np.ndarray, y: np.ndarray) -> np.ndarray:
         return np.array((158, 190, 84)) * (0.78 + 0.3 * canvas.sample(grain, x, y)
                                            + 0.14 * canvas.sample(patches, x, y))[:, None]
 
-    def paving(x, y):
+    def paving(x: np.ndarray, y: np.ndarray) -> np.ndarray:
         across, distance = view.on_ground(x, y)
         joints = ((across % 0.75 < 0.09) | (distance % 0.9 < 0.12)) & (y > view.horizon + 10)
         shade = 0.9 + 0.16 * canvas.sample(patches, x, y) - 0.16 * joints
@@ -71,7 +76,7 @@ def _ground(canvas, view, rng, road, green):
 
     zebra = rng.uniform(4.0, 6.0) if rng.random() < 0.5 else np.inf  # distance of a crossing
 
-    def asphalt(x, y):
+    def asphalt(x: np.ndarray, y: np.ndarray) -> np.ndarray:
         across, distance = view.on_ground(x, y)
         shade = 0.84 + 0.16 * canvas.sample(patches, x, y) + 0.14 * canvas.sample(grain, x, y)
         dashes = (np.abs(across) < 0.1) & (distance % 4 < 2.2) & (np.abs(distance - zebra) > 1.6)
@@ -87,8 +92,8 @@ def _ground(canvas, view, rng, road, green):
     canvas.add('road', view.strip(-road, road), asphalt)
 
 
-def _town_side(canvas, view, rng, side, across):
-    """Houses in a row along the pavement."""
+def _town_side(canvas: Canvas, view: View, rng: np.random.Generator, side: int, across: float) -> None:
+    """A row of houses along the pavement."""
     edges = [1.6]
     while edges[-1] < 24:
         edges.append(FOCAL / max(FOCAL / edges[-1] - rng.uniform(5, 10), 4))
@@ -102,8 +107,8 @@ def _town_side(canvas, view, rng, side, across):
         things.tree(canvas, leaves, rng, view, side * (across - 0.4), scale)
 
 
-def _green_side(canvas, view, rng, side, across):
-    """A lawn, then a fence and a wall one after the other, with trees and a house behind them."""
+def _green_side(canvas: Canvas, view: View, rng: np.random.Generator, side: int, across: float) -> None:
+    """A lawn, then a fence and a wall, one after the other, with trees and a house behind them."""
     leaves = canvas.noise(rng, 3, 3)
     high = rng.uniform(4.5, 7.5)
     near, far = rng.uniform(9, 11), rng.uniform(4, 6)
@@ -112,16 +117,17 @@ def _green_side(canvas, view, rng, side, across):
     for scale in np.sort(rng.uniform(3, 12, rng.integers(4, 7))):
         things.tree(canvas, leaves, rng, view, side * (across + rng.uniform(0.8, 2.5)), scale)
     parts = [('fence', things.pickets), ('wall', things.bricks)]
-    rng.shuffle(parts)
+    rng.shuffle(parts)  # type: ignore[arg-type]  # the stubs of NumPy do not know that it takes any list
     middle = rng.uniform(8, 10)
     for (label, paint), (far, near) in zip(parts, ((2.0, middle), (middle, 60.0))):
         high = rng.uniform(1.25, 1.6)
         canvas.add(label, view.upright(side * across, high, near, far), paint(view, side * across, high), outline=True)
 
 
-def _street_life(canvas, view, rng, road):
-    """Everything that stands or moves: a list of (function that draws it, across, scale)."""
-    life = []
+def _street_life(canvas: Canvas, view: View, rng: np.random.Generator,
+                 road: float) -> list[tuple[DrawingFunction, float, float]]:
+    """Everything that stands or moves on the street: a list of (function that draws it, across, scale)."""
+    life: list[tuple[DrawingFunction, float, float]] = []
     slots = [(side, scale) for side in (-1, 1) for scale in (11, 13.5, 16.5, 20)]
     rng.shuffle(slots)
     reach = {things.sign_post: (0.25, 0.6), things.traffic_light: (0.25, 0.6), things.person: (-0.4, 1.7),
@@ -135,7 +141,7 @@ def _street_life(canvas, view, rng, road):
 
     lanes = [(side, scale) for side in (-1, 1) for scale in (10.5, 14, 19)]
     rng.shuffle(lanes)
-    lanes.sort(key=lambda lane: lane[1] > 16)  # the two high vehicles first: they take far places
+    lanes.sort(key=lambda lane: lane[1] > 16)  # far ones first: they are for the tall vehicles
     traffic = [vehicles.bus] * (rng.random() < 0.7) + [vehicles.truck] * (rng.random() < 0.7)
     traffic += [vehicles.car, vehicles.car]
     for thing, (side, scale) in zip(traffic, lanes):
@@ -144,8 +150,8 @@ def _street_life(canvas, view, rng, road):
     return life
 
 
-def _void(canvas, rng):
-    """The bonnet of the camera's own car, and the rim that is never labelled."""
+def _void(canvas: Canvas, rng: np.random.Generator) -> None:
+    """The bonnet of the camera's own car, and the border that is never labelled."""
     wide = canvas.units_wide
     top = rng.uniform(119, 122)
     x = np.linspace(0, 1, 13)
