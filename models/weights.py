@@ -25,7 +25,7 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """State dict {name: array} of a .pdparams file; ValueError or FileNotFoundError with one line if it is none."""
     check_path(path)
     try:
-        state = paddle.load(path, return_numpy=True)
+        state = paddle.load(os.fspath(path), return_numpy=True)
     except Exception as error:  # pickle and Paddle raise all kinds, down to EOFError and RuntimeError
         raise UserError(f'{path}: expected weights saved by paddle.save, found a file that does not load '
                          f'({type(error).__name__}); download or copy it again') from error
@@ -81,4 +81,4 @@ def _assign(model: paddle.nn.Layer, state: dict[str, np.ndarray], path: str | os
         raise UserError('\n  '.join(
             [f'{path}: expected the {len(target)} entries of {type(model).__name__}, found {len(state)}, of which '
              f'{len(problems)} do not fit; {fix}', *problems[:10], *more]))
-    model.set_state_dict(state)
+    model.set_state_dict(state)  # type: ignore[arg-type]  # Paddle's stub lacks NumPy arrays, which it takes as well

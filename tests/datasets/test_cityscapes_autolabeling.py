@@ -10,7 +10,7 @@ import paddleseg.transforms as T
 import pytest
 from PIL import Image
 
-from common.errors import FileError
+from common.errors import FileError, UserError
 from datasets.cityscapes_autolabeling import CityscapesAutolabeling
 from datasets.sampling import EpochStream
 from tests.conftest import PATIENCE
@@ -330,4 +330,4 @@ def test_error_in_a_worker_names_the_file(cityscapes, monkeypatch):
         list(paddle.io.DataLoader(dataset, batch_sampler=[[(0, 0), (0, 1)]], num_workers=2))
     assert arrived.wait(timeout=PATIENCE)
     (kind, message), = errors
-    assert kind is ValueError and text in message
+    assert kind is UserError and text in message

@@ -7,6 +7,7 @@ import numpy as np
 import paddle
 import pytest
 
+from common.errors import UserError
 from datasets.sampling import EpochStream
 from tests.conftest import PATIENCE
 from training.loader import training_batches
@@ -38,7 +39,7 @@ def read_all(fault=None, num_workers=2, **kwargs):
 
 
 def bad_value():
-    raise ValueError('/data/label_5.png: expected train ids, found 26')
+    raise UserError('/data/label_5.png: expected train ids, found 26')
 
 
 def defect():
