@@ -32,6 +32,7 @@ test-elastic: setup
 
 lint: setup
 	$(BIN)/ruff check .
+	$(BIN)/mypy
 
 # The same tests with Paddle 2.6.2, which is what pip installs for paddlepaddle-gpu; Python 3.10 to 3.12.
 .venv-paddle26/.installed: requirements.txt requirements-paddle26.txt requirements-dev.txt

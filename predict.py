@@ -2,26 +2,29 @@
 import argparse
 import logging
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from common import cli, flags
-from common.errors import UserError
+from common.errors import is_expected
 
 
-def parse_args(argv):
+def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     flags.add_inference_flags(parser, '--aug_pred')
     parser.add_argument('--image_path', required=True, help='image, folder (searched recursively) or list file (.txt)')
     parser.add_argument('--save_dir', default='output/result', help='folder of the predictions')
-    parser.add_argument('--skip_existing', action='store_true', help='leave images alone that have their predictions')
+    parser.add_argument('--skip_existing', action='store_true', help='skip images that already have their predictions')
     parser.add_argument('--custom_color', nargs='+', type=int, metavar='RGB', help='R G B of every class, 0-255')
     cli.add_debug_flag(parser)
     return parser.parse_args(argv)
 
 
-def main(argv):
+def main(argv: Sequence[str]) -> int | None:
     args = parse_args(argv)
     cli.start_paddle()
+    import numpy as np
     from paddleseg.transforms import Compose
     from tqdm import tqdm
 
@@ -46,7 +49,7 @@ def main(argv):
     predict = Predictor(network, **flags.predictor_options(vars(args)))
     transforms = Compose(builder.val_transforms)
 
-    def load(item):
+    def load(item: tuple[Path, Path]) -> tuple[np.ndarray, dict[str, Any]]:
         image = pictures.read_image(item[0])
         return image, transforms({'img': image.astype('float32')})
 
@@ -54,7 +57,7 @@ def main(argv):
     with pictures.Writer(args.save_dir, colors) as writer:
         for (path, name), loaded, error in tqdm(prefetch(load, images, args.num_workers), total=len(images),
                                                 desc='predict', unit='image', disable=None):
-            if error is not None and not isinstance(error, (UserError, OSError)):
+            if error is not None and not is_expected(error):
                 raise error
             if error is None:
                 image, sample = loaded

@@ -1,24 +1,29 @@
 """Train a model: python train.py --config configs/toy.yml --do_eval. See README.md for the recipe on 8 GPUs."""
 import argparse
 import logging
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from common import cli, flags
+
+if TYPE_CHECKING:
+    from common.config import Config
 
 LAUNCHER = ('Several processes: python -m paddle.distributed.launch train.py ... The launcher shares the GPUs named in '
             'CUDA_VISIBLE_DEVICES; if that variable is set but empty, it fails with "IndexError: list index out of '
             'range" before this script starts: unset it (env -u CUDA_VISIBLE_DEVICES) to train on CPU processes.')
 
 
-def parse_args(argv):
+def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, epilog=LAUNCHER)
     parser.add_argument('--config', required=True, help='YAML file, see configs/')
     parser.add_argument('--iters', type=int, help='number of iterations, instead of the config\'s')
     parser.add_argument('--batch_size', type=int, help='images per process, instead of the config\'s')
     parser.add_argument('--learning_rate', type=float, help='initial learning rate, instead of the config\'s')
     parser.add_argument('--save_interval', type=int, default=1000, help='iterations from checkpoint to checkpoint')
-    parser.add_argument('--resume', choices=['auto'], help='continue from the newest whole checkpoint in --save_dir, '
-                                                           'or start if there is none')
+    parser.add_argument('--resume', choices=['auto'], help='continue from the newest undamaged checkpoint in '
+                                                           '--save_dir, or start if there is none')
     parser.add_argument('--resume_model', help='checkpoint folder to continue from, like output/iter_1000')
     parser.add_argument('--save_dir', default='output', help='folder of checkpoints, best model, curves')
     parser.add_argument('--keep_checkpoint_max', type=int, default=5, help='checkpoints to keep (0: all)')
@@ -42,8 +47,9 @@ def parse_args(argv):
     return args
 
 
-def record_start(args, config, resume_from, threads, iteration, logger):
-    """Keep what it takes to repeat this run: run.json gets an entry, config.yml stays the first start's."""
+def record_start(args: argparse.Namespace, config: 'Config', resume_from: Path | str | None, threads: int,
+                 iteration: int, logger: logging.Logger) -> None:
+    """Save what is needed to repeat this run: an entry in run.json; config.yml stays that of the first start."""
     import paddle
 
     from training import run_record
@@ -57,7 +63,7 @@ def record_start(args, config, resume_from, threads, iteration, logger):
     run_record.append(args.save_dir, start, earlier)
 
 
-def main(argv):
+def main(argv: Sequence[str]) -> int | None:
     args = parse_args(argv)
     threads = cli.start_paddle()
     import paddle
@@ -72,7 +78,7 @@ def main(argv):
     from training import checkpoint, run_log
     from training.trainer import Trainer
 
-    # ---------------------------------------------------------------- what to train, and from where
+    # ---------------------------------------------------------------- config and starting point
     logger = logging.getLogger('train')
     main_process = paddle.distributed.get_rank() == 0
     resume_from = checkpoint.latest(args.save_dir) if args.resume else args.resume_model
@@ -93,9 +99,9 @@ def main(argv):
         builder.check_weights(Path(resume_from).parent)
     dataset = builder.train_dataset
     dataset.seed = args.seed
-    val_dataset = builder.val_dataset if args.do_eval else None
+    val_dataset: Any = builder.val_dataset if args.do_eval else None
 
-    def evaluate_model(model):
+    def evaluate_model(model: paddle.nn.Layer) -> dict[str, Any]:
         predictor = Predictor(fuse_for_inference(model), **flags.predictor_options(config.test_config))
         result = evaluate(predictor, val_dataset, args.num_workers)
         if args.use_vdl and main_process:
@@ -114,7 +120,7 @@ def main(argv):
     # ---------------------------------------------------------------- train
     logger.info('Paddle %s on %s, %d thread(s); run folder %s', paddle.__version__, paddle.get_device(), threads,
                 args.save_dir)
-    if not main_process:
+    if lock is None:  # not the main process
         return trainer.run()
     record_start(args, config, resume_from, threads, trainer.state['iteration'], logger)
     builder.save_description(args.save_dir)

@@ -2,19 +2,20 @@
 import argparse
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from common import cli, flags
 
 
-def parse_args(argv):
+def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     flags.add_inference_flags(parser, '--aug_eval')
     cli.add_debug_flag(parser)
     return parser.parse_args(argv)
 
 
-def main(argv):
+def main(argv: Sequence[str]) -> None:
     args = parse_args(argv)
     cli.start_paddle()
     import paddle

@@ -1,4 +1,4 @@
-"""Writing files so that a reader, or a kill at any moment, never meets half of one."""
+"""Writing files so that a reader never sees a partial one, even after a kill."""
 import fcntl
 import hashlib
 import os
@@ -12,8 +12,8 @@ from common.errors import UserError
 def write_atomically(path: str | os.PathLike, data: bytes, flush: bool = True) -> None:
     """Write bytes to a temporary file in the same folder, flush it to disk, rename it to `path`.
 
-    flush: False is 20 times as fast for a small file. A kill still leaves all or nothing, but a power cut can leave an
-    empty file: for what can be made again, and is looked at before it is trusted.
+    flush: False is 20 times as fast for a small file. After a kill the file is still complete or absent, but a power
+    cut can leave an empty one: only for files that can be recreated and are checked before use.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -52,10 +52,10 @@ def sha256_of(path: str | os.PathLike) -> str:
 
 
 class FolderLock:
-    """Held by the one run that writes into a folder; released when the process ends, however it ends."""
+    """Held by the only run that writes into a folder; released when the process ends, however it ends."""
 
     def __init__(self, folder: str | os.PathLike, flag: str = '--save_dir') -> None:
-        """UserError, which calls the folder by its flag, if another process holds it."""
+        """Raises UserError, which names the flag, if another process holds the lock."""
         path = Path(folder) / '.lock'
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = open(path, 'a+')  # noqa: SIM115 (open as long as the lock is held)

@@ -1,12 +1,16 @@
 """The objects that a config describes."""
 import os
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
+import paddle
 import paddleseg.cvlibs
 from paddleseg.utils import logger as paddleseg_logger
 
 from common.atomic_io import write_atomically
+from common.config import Config
 from common.errors import UserError
 from datasets.cityscapes_autolabeling import CityscapesAutolabeling
 from datasets.description import describe
@@ -16,11 +20,11 @@ from datasets.labels import LabelSet, distinct_colors
 class Builder(paddleseg.cvlibs.SegBuilder):
     """PaddleSeg's builder of model, datasets, losses, optimizer and schedule, with the cause of a failure unwrapped."""
 
-    def __init__(self, config):
+    def __init__(self, config: Config) -> None:
         super().__init__(config)
         paddleseg_logger.log_level = 0  # it prints every component it builds
 
-    def build_component(self, cfg):
+    def build_component(self, cfg: dict[str, Any]) -> Any:
         try:
             return super().build_component(cfg)
         except RuntimeError as error:
@@ -29,15 +33,15 @@ class Builder(paddleseg.cvlibs.SegBuilder):
                 cause = cause.__context__
             if isinstance(cause, UserError):
                 raise cause from None
-            if isinstance(cause, (ValueError, OSError)):  # PaddleSeg's own words about a value
+            if isinstance(cause, (ValueError, OSError)):  # how PaddleSeg's components refuse a value
                 raise UserError(f'{self.config.path}: {cfg.get("type")}: {" ".join(str(cause).split())}') from error
             raise
 
-    def _described(self, dataset_class, section):
-        """The dataset's class with the classes of its folder, where it is one of ours: PaddleSeg asks the class.
+    def _with_labels(self, dataset_class: type, section: str) -> type:
+        """The dataset's class with the label set of its folder, if it is one of ours: PaddleSeg reads it of the class.
 
-        Where that folder is not there (weights used on another machine) a run's dataset.yml lies beside its config;
-        failing that, the other section's folder may be there.
+        If that folder is missing (weights used on another machine), the dataset.yml beside a run's config is used;
+        without one, the other section's folder.
         """
         sections = [section, *{'train_dataset', 'val_dataset'} - {section}]
         root, other = (self.config.dic.get(name, {}).get('dataset_root') for name in sections)
@@ -51,70 +55,74 @@ class Builder(paddleseg.cvlibs.SegBuilder):
             'LABELS': labels, 'NUM_CLASSES': labels.num_classes, 'IGNORE_INDEX': labels.ignore_index})
 
     @cached_property
-    def train_dataset_class(self):
-        return self._described(super().train_dataset_class, 'train_dataset')
+    def train_dataset_class(self) -> type:
+        return self._with_labels(super().train_dataset_class, 'train_dataset')
 
     @cached_property
-    def val_dataset_class(self):
-        return self._described(super().val_dataset_class, 'val_dataset')
+    def val_dataset_class(self) -> type:
+        return self._with_labels(super().val_dataset_class, 'val_dataset')
 
     @cached_property
-    def model(self):
+    def model(self) -> paddle.nn.Layer:
         self._check_classes()
         return super().model
 
-    def release_model(self):
-        """Forget the model, whose memory is free as soon as nobody else holds it."""
-        vars(self).pop('model', None)
+    def release_model(self) -> None:
+        """Drop the reference to the model, so that its memory can be freed."""
+        self.__dict__.pop('model', None)
 
     @property
-    def labels(self):
+    def labels(self) -> LabelSet:
         """The LabelSet of the validation dataset; generic names and no colours for PaddleSeg's own datasets."""
-        dataset_class = self.val_dataset_class if 'val_dataset' in self.config.dic else self.train_dataset_class
+        dataset_class: Any = self.val_dataset_class if 'val_dataset' in self.config.dic else self.train_dataset_class
         if hasattr(dataset_class, 'LABELS'):
             return dataset_class.LABELS
         cfg = self.config.val_dataset_cfg or self.config.train_dataset_cfg
         num_classes = cfg.get('num_classes') or dataset_class.NUM_CLASSES
         return LabelSet(names=tuple(f'class {i}' for i in range(num_classes)),
-                                 palette=tuple(distinct_colors(num_classes)))
+                        palette=tuple(distinct_colors(num_classes)))
 
-    def save_description(self, folder):
-        """Copy the training data's dataset.yml, if there is one, beside the run's config, for other machines."""
+    def save_description(self, folder: str | os.PathLike) -> None:
+        """Copy the training data's dataset.yml, if any, beside the run's config, for use on other machines."""
         root = self.config.dic['train_dataset'].get('dataset_root')
         if root is not None and (path := Path(root) / 'dataset.yml').is_file():
             write_atomically(Path(folder) / 'dataset.yml', path.read_bytes())
 
-    def check_weights(self, folder):
-        """ValueError if weights come from a run, whose folder has a dataset.yml, of other classes than the config's.
+    def check_weights(self, folder: str | os.PathLike) -> None:
+        """UserError if the run folder of the weights has a dataset.yml with other classes than the config's.
 
-        Their number alone would not tell: the same classes in another order give nonsense without an error.
+        Comparing only their number is not enough: the same classes in another order give wrong results silently.
         """
         path = Path(folder) / 'dataset.yml'
         if path.is_file() and (found := describe(folder).labels.names) != self.labels.names:
             raise UserError(f'{path}: expected the {_listed(self.labels.names)} of {self.config.path}, found '
                              f'{_listed(found)}; use the config.yml in that folder, or train anew')
 
-    def _check_classes(self):
-        """model.num_classes, training and validation data must agree, by names where the datasets have them."""
-        def names(dataset_class):
+    def _check_classes(self) -> None:
+        """model.num_classes, training and validation data must agree, by names if the datasets have them."""
+        def names(dataset_class: Any) -> tuple[str, ...] | None:
             return dataset_class.LABELS.names if hasattr(dataset_class, 'LABELS') else None
 
-        config, train = self.config, self.train_dataset_class
-        if names(train) is None:
+        config = self.config
+        train: Any = self.train_dataset_class
+        train_names, val_names = names(train), None
+        if train_names is None:
             return
         root = config.dic['train_dataset']['dataset_root']
         stated = config.dic['model'].get('num_classes', train.NUM_CLASSES)
         if stated != train.NUM_CLASSES:
             raise UserError(f"{config.path}: key 'model.num_classes': expected {train.NUM_CLASSES}, the classes of "
                              f'train_dataset.dataset_root {root}, found {stated}; remove the key or correct the folder')
-        if 'val_dataset' in config.dic and names(self.val_dataset_class) not in (None, names(train)):
+        if 'val_dataset' in config.dic:
+            val_names = names(self.val_dataset_class)
+        if val_names is not None and val_names != train_names:
             val_root = config.dic['val_dataset']['dataset_root']
             raise UserError(f"{config.path}: key 'val_dataset.dataset_root': expected the classes of the training "
-                             f'data in {root} ({_listed(names(train))}), found {val_root} '
-                             f'({_listed(names(self.val_dataset_class))}); compare their dataset.yml')
+                             f'data in {root} ({_listed(train_names)}), found {val_root} '
+                             f'({_listed(val_names)}); compare their dataset.yml')
 
     @cached_property
-    def loss(self):
+    def loss(self) -> dict[str, Any]:
         expected = getattr(self.train_dataset_class, 'IGNORE_INDEX', None)
         for i, cfg in enumerate(self.config.loss_cfg['types']):
             for part in cfg.get('losses', [cfg]):  # of a MixedLoss
@@ -125,5 +133,5 @@ class Builder(paddleseg.cvlibs.SegBuilder):
         return super().loss
 
 
-def _listed(names):
+def _listed(names: Sequence[str]) -> str:
     return f'{len(names)} classes {", ".join(names[:4])}{", ..." if len(names) > 4 else ""}'

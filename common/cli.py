@@ -1,4 +1,4 @@
-"""What the command lines share: threads, devices, one-line errors, exit statuses. Does not import Paddle by itself."""
+"""Shared by the command lines: threads, devices, one-line errors, exit statuses. Its import does not import Paddle."""
 import argparse
 import ctypes
 import logging
@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from common.errors import UserError
+from common.errors import UserError, is_expected
 
 EXIT_ERROR = 1
 PR_SET_PDEATHSIG = 1  # of linux/prctl.h
@@ -24,9 +24,9 @@ def add_debug_flag(parser: argparse.ArgumentParser) -> None:
 def run(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = None) -> NoReturn:
     """Run a script: `main(argv)` returns its exit status (None is 0). Never returns.
 
-    UserError, FileError and what the operating system refuses (an OSError with its number) are what a user can mend:
-    their text is printed as one `error:` line, status 1. Anything else is a defect of ours: one line that says so and
-    names a file with the traceback. `--debug` shows the traceback in both cases.
+    A user can correct UserError, FileError and what the operating system refuses (an OSError with its number): their
+    text is printed as one `error:` line, status 1. Any other exception is a defect of this repository: one line says so
+    and names a file with the traceback. `--debug` shows the traceback in both cases.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     status: int | None
@@ -38,7 +38,7 @@ def run(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = No
     except UserError as error:
         status = _report(f'error: {error}', error, arguments)
     except Exception as error:
-        if isinstance(error, OSError) and error.errno is not None:
+        if isinstance(error, OSError) and is_expected(error):
             text = f'{error.filename}: {error.strerror}' if error.filename else str(error)
             status = _report(f'error: {text}', error, arguments)
         else:
@@ -56,7 +56,7 @@ def _report(line: str, error: BaseException, arguments: Sequence[str]) -> int:
 
 
 def _keep_traceback(error: BaseException) -> str:
-    """Write the traceback and the command into a temporary file; returns what the error line says of it."""
+    """Write the traceback and the command into a temporary file; returns the words for the error line."""
     try:
         handle, path = tempfile.mkstemp(prefix='mscale_ocrnet_error_', suffix='.txt')
         with os.fdopen(handle, 'w') as file:
@@ -73,7 +73,7 @@ def start_paddle() -> int:
     Returns the number of threads. Under paddle.distributed.launch, whose own import of Paddle has put
     OMP_NUM_THREADS=1 into the environment, the cores are divided among the processes of this machine.
     """
-    _end_with_the_launcher()
+    _end_with_launcher()
     chosen = os.environ.get('OMP_NUM_THREADS')
     local_processes = int(os.environ.get('PADDLE_LOCAL_SIZE', 1))
     if 'PADDLE_TRAINER_ID' in os.environ and chosen == '1':
@@ -81,11 +81,11 @@ def start_paddle() -> int:
     warnings.filterwarnings('ignore', message='No ccache found')
     warnings.filterwarnings('ignore', message='When training, we now always track global mean and variance')
     if 'AuthenticAMD' in _processor():
-        # The MKL inside Paddle's CPU build takes its slowest path on AMD's processors unless told that they have AVX2.
-        # It costs the last digits: results differ in rounding from a run without it.
+        # The MKL inside Paddle's CPU build takes its slowest path on AMD's processors without this variable, although
+        # they have AVX2. The faster path rounds differently.
         os.environ.setdefault('MKL_DEBUG_CPU_TYPE', '5')
-    # First OpenCV with the system's zlib: loaded after Paddle 2.6, half of zlib's calls of itself would end in the zlib
-    # that is built into Paddle, and the first PNG in a segmentation fault.
+    # OpenCV, with the system's zlib, before Paddle: loaded after Paddle 2.6, some of zlib's internal calls would reach
+    # the zlib built into Paddle, and the first PNG would crash the process.
     import cv2  # noqa: F401
     import paddle
 
@@ -101,11 +101,11 @@ def start_paddle() -> int:
     return threads
 
 
-def _end_with_the_launcher() -> None:
+def _end_with_launcher() -> None:
     """Have SIGTERM sent to this process when the launcher that started it is gone (Linux).
 
-    A launcher that is killed, or that loses its etcd server, leaves its workers behind. They would train on unwatched,
-    and hold --save_dir against the launcher that is started in its place.
+    A launcher that is killed, or that loses its etcd server, leaves its workers running. They would continue to train
+    and keep the lock on --save_dir, so that a new launcher could not start.
     """
     try:
         with open(f'/proc/{os.getppid()}/cmdline', 'rb') as file:

@@ -1,6 +1,9 @@
 """A YAML file in PaddleSeg's schema, checked before anything is built."""
 import copy
+import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import paddleseg.cvlibs
 import yaml
@@ -13,17 +16,20 @@ from common.schema import Checker
 
 
 class Config(paddleseg.cvlibs.Config):
-    """A checked config; `dic` is the resolved mapping, as PaddleSeg's own Config has it.
+    """A checked config; `dic` is the resolved mapping, as in PaddleSeg's own Config.
 
     path: YAML file. opts: `a.b=value` overrides. iters, batch_size, learning_rate: PaddleSeg's shortcuts for three of
-    them. with_pretrained: False where weights are loaded from elsewhere, so that nobody looks for that file.
-    Raises ValueError with one line that names the key, the file, and the nearest valid names.
+    them. with_pretrained: False if weights are loaded from elsewhere, so that the file of pretrained weights is
+    not required.
+    Raises UserError with one line that names the key, the file, and the nearest valid names.
     """
 
-    def __init__(self, path, opts=(), iters=None, batch_size=None, learning_rate=None, with_pretrained=True):
+    def __init__(self, path: str | os.PathLike, opts: Sequence[str] = (), iters: int | None = None,
+                 batch_size: int | None = None, learning_rate: float | None = None,
+                 with_pretrained: bool = True) -> None:
         registry.register()
         chain = read_chain(str(path))
-        dic = {}
+        dic: dict[str, Any] = {}
         for _, own in reversed(chain):
             dic = paddleseg.cvlibs.config.merge_config_dicts(own, dic)
         dic = copy.deepcopy(dic)
@@ -40,22 +46,22 @@ class Config(paddleseg.cvlibs.Config):
         self.path = str(path)
         self._apply_paddleseg_rules()
 
-    def _apply_paddleseg_rules(self):
+    def _apply_paddleseg_rules(self) -> None:
         try:
             self._build_default_checker().apply_all_rules(self)
         except RuntimeError as error:
             raise UserError(f'{self.path}: {str(error).splitlines()[-1]}') from error
 
-    def save_once(self, folder, iteration):
+    def save_once(self, folder: str | os.PathLike, iteration: int) -> str:
         """Write the resolved config as config.yml, so that a run can be repeated from its folder alone.
 
-        The first one stays; one that says something else is kept beside it as config_from_<iteration>.yml. Returns the
-        name of the file that holds this config.
+        An existing config.yml is kept; a config that differs from it is written beside it as
+        config_from_<iteration>.yml. Returns the name of the file that holds this config.
         """
         first, name = Path(folder) / 'config.yml', 'config.yml'
         if first.is_file():
             known = yaml.safe_load(first.read_text(encoding='utf-8'))
-            known['model'].pop('pretrained', None)  # a resumed run does not look for that file
+            known['model'].pop('pretrained', None)  # a resumed run does not read that file
             if known == yaml.safe_load(str(self)):
                 return name
             name = f'config_from_{iteration}.yml'

@@ -1,5 +1,9 @@
-"""Flags that all scripts that predict share, and what follows from them. Does not import Paddle: --help is quick."""
+"""Flags shared by the scripts that predict, and functions of them. Does not import Paddle, so that --help is quick."""
+import argparse
+import logging
 import os
+from collections.abc import Mapping
+from typing import Any
 
 from common.errors import FileError, UserError
 
@@ -7,7 +11,7 @@ BACKENDS = ('auto', 'paddle', 'openvino', 'onnxruntime')
 PRECISIONS = ('fp32', 'bf16', 'fp16')
 
 
-def add_inference_flags(parser, aug_flag):
+def add_inference_flags(parser: argparse.ArgumentParser, aug_flag: str) -> None:
     """--config, --model_path and PaddleSeg's test-time flags; aug_flag is --aug_eval or --aug_pred."""
     parser.add_argument('--config', required=True, help='YAML file, see configs/')
     parser.add_argument('--model_path', required=True, help='weights to load (.pdparams)')
@@ -31,12 +35,12 @@ def add_inference_flags(parser, aug_flag):
     parser.add_argument('--opts', nargs='+', default=[], metavar='KEY=VALUE', help='override keys of the config')
 
 
-def predictor_options(flags):
+def predictor_options(flags: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of inference.predictor.Predictor from PaddleSeg's names, as flags or as the config's test_config.
 
-    PaddleSeg says (w, h) for crop_size and stride; everything behind this function says (H, W).
+    PaddleSeg's crop_size and stride are (w, h); those of this function's result, and of all other code, are (H, W).
     """
-    result = {}
+    result: dict[str, Any] = {}
     if flags.get('aug') or flags.get('aug_eval'):
         scales = flags.get('scales') or 1.0
         result = {'scales': list(scales) if isinstance(scales, (list, tuple)) else [float(scales)],
@@ -58,12 +62,12 @@ def predictor_options(flags):
     return result
 
 
-def network_options(args):
-    """Arguments of inference.predictor.load_model from the flags."""
+def network_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Arguments of inference.backends.create from the flags."""
     return {'backend': args.backend, 'precision': args.precision, 'cache': not args.no_cache}
 
 
-def warn_unused(args, logger):
+def warn_unused(args: argparse.Namespace, logger: logging.Logger) -> None:
     """PaddleSeg ignores these flags silently unless --aug_eval / --aug_pred / --is_slide is there."""
     if not args.aug and (args.flip_horizontal or args.flip_vertical or args.scales != [1.0]):
         logger.warning('--scales and flips have no effect without --aug_eval (val.py) or --aug_pred (elsewhere)')
@@ -71,7 +75,7 @@ def warn_unused(args, logger):
         logger.warning('--crop_size and --stride have no effect without --is_slide')
 
 
-def describe(args):
+def describe(args: argparse.Namespace) -> str:
     """Short name of the test-time settings, for file names: '', '_flip', '_slide1024x512', ..."""
     name = ''
     if args.aug:
@@ -82,9 +86,9 @@ def describe(args):
     return name
 
 
-def check_writable(folder):
-    """Fail before hours of work, not after them."""
-    existing = folder
+def check_writable(folder: str | os.PathLike) -> None:
+    """FileError if results cannot be written into a folder; called before the work starts."""
+    existing = os.fspath(folder)
     while not os.path.exists(existing):
         existing = os.path.dirname(os.path.abspath(existing))
     if not os.path.isdir(existing) or not os.access(existing, os.W_OK):

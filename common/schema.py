@@ -1,5 +1,7 @@
-"""What a config may say: its keys, their types, the classes it names and their parameters."""
+"""The schema of a config: its keys, their types, the classes it names and their parameters."""
 import inspect
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NoReturn
 
 import paddle
 from paddleseg.cvlibs import manager
@@ -7,63 +9,70 @@ from paddleseg.cvlibs import manager
 from common.config_files import nearest
 from common.errors import UserError
 
-NUMBER = (int, float)
-TOP_LEVEL = {'batch_size': int, 'iters': int, 'model': dict, 'train_dataset': dict, 'val_dataset': dict,
-             'optimizer': dict, 'lr_scheduler': dict, 'loss': dict, 'test_config': dict,
-             'options': dict}
-OPTIONS = {'ema': float, 'freeze_batch_norm': bool, 'early_stop': int}
-TEST_CONFIG = {'aug_eval': bool, 'scales': (int, float, list), 'flip_horizontal': bool, 'flip_vertical': bool,
-               'is_slide': bool, 'crop_size': list, 'stride': list}
+Keys = tuple[str | int, ...]  # the path of a value in a config
+NUMBER: tuple[type, ...] = (int, float)
+TOP_LEVEL: dict[str, type] = {
+    'batch_size': int, 'iters': int, 'model': dict, 'train_dataset': dict, 'val_dataset': dict, 'optimizer': dict,
+    'lr_scheduler': dict, 'loss': dict, 'test_config': dict, 'options': dict}
+OPTIONS: dict[str, type] = {'ema': float, 'freeze_batch_norm': bool, 'early_stop': int}
+TEST_CONFIG: dict[str, type | tuple[type, ...]] = {
+    'aug_eval': bool, 'scales': (int, float, list), 'flip_horizontal': bool, 'flip_vertical': bool,
+    'is_slide': bool, 'crop_size': list, 'stride': list}
 COMPONENTS = {'model': (manager.MODELS, manager.BACKBONES), 'backbone': (manager.BACKBONES,),
               'train_dataset': (manager.DATASETS,), 'val_dataset': (manager.DATASETS,),
               'transforms': (manager.TRANSFORMS,), 'optimizer': (manager.OPTIMIZERS,), 'types': (manager.LOSSES,),
               'losses': (manager.LOSSES,)}
 
 
-def _kinds(expected):
+def _kinds(expected: type | tuple[type, ...]) -> tuple[type, ...]:
     kinds = expected if isinstance(expected, tuple) else (expected,)
     return NUMBER if float in kinds else kinds
 
 
 class Checker:
-    """Walks a resolved config and refuses what does not fit, naming the key and the file that says so."""
+    """Checks a resolved config; errors name the key, and the file or option that sets it.
 
-    def __init__(self, chain, opts):
+    chain: as common.config_files.read_chain. opts: the `a.b=value` overrides.
+    """
+
+    def __init__(self, chain: Sequence[tuple[str, dict[str, Any]]], opts: Sequence[str]) -> None:
         self.chain = chain
         self.opts = opts
 
-    def fail(self, keys, text):
+    def fail(self, keys: Keys, text: str) -> NoReturn:
         key = '.'.join(map(str, keys))
         raise UserError(f'{self._source(keys)}: key {key!r}: {text}')
 
-    def _source(self, keys):
+    def _source(self, keys: Keys) -> str:
         names = [str(key) for key in keys]
         options = [(item, item.partition('=')[0].split('.')) for item in reversed(self.opts)]
         for item, parts in options:
             if parts == names:
                 return f'--opts {item}'
-        for path, dic in self.chain:
+        for path, own in self.chain:
+            found: Any = own
             try:
                 for key in keys:
-                    dic = dic[key]
+                    found = found[key]
             except (KeyError, IndexError, TypeError):
                 continue
             return path
         # No file has the key: an option has set something in it, or it is missing from the file itself.
         return next((f'--opts {item}' for item, parts in options if parts[:len(names)] == names), self.chain[0][0])
 
-    def value(self, keys, value, expected):
+    def value(self, keys: Keys, value: Any, expected: type | tuple[type, ...]) -> None:
         kinds = _kinds(expected)
         wrong_bool = isinstance(value, bool) and bool not in kinds
         if not isinstance(value, kinds) or wrong_bool:
-            names = {int: 'an integer', float: 'a number', bool: 'True or False', str: 'text', list: 'a list',
-                     dict: 'a mapping', tuple: 'a list'}
+            names: dict[type, str] = {
+                int: 'an integer', float: 'a number', bool: 'True or False', str: 'text', list: 'a list',
+                dict: 'a mapping', tuple: 'a list'}
             wanted = 'a number' if kinds == NUMBER else ' or '.join(dict.fromkeys(names[kind] for kind in kinds))
             hint = ' (YAML reads 1e-3 as text: write 0.001 or 1.0e-3)' if isinstance(value, str) and kinds == NUMBER \
                 else ''
             self.fail(keys, f'expected {wanted}, found {value!r}; correct the value{hint}')
 
-    def names(self, keys, dic, valid, required=()):
+    def names(self, keys: Keys, dic: Mapping[str, Any], valid: Collection[str], required: Collection[str] = ()) -> None:
         for name in dic:
             if name not in valid:
                 self.fail((*keys, name), f'expected a known name, found {name!r}; {nearest(name, valid)}')
@@ -72,7 +81,8 @@ class Checker:
                 self.fail((*keys, name), f'expected a value, found none; add {name} to '
                                          f'{".".join(map(str, keys)) or "the config"}')
 
-    def component(self, keys, cfg, registries, aliases=None, extra=()):
+    def component(self, keys: Keys, cfg: Any, registries: Sequence[Mapping[str, Any]],
+                  aliases: Mapping[str, str] | None = None, extra: Collection[str] = ()) -> None:
         """A mapping with `type`: the type must be registered, the other keys its parameters, of the right types."""
         if not isinstance(cfg, dict):
             self.fail(keys, f'expected a mapping with "type", found {cfg!r}; write it as "type: NAME" and parameters')
@@ -93,15 +103,17 @@ class Checker:
             if parameter.name in given:
                 self._parameter((*keys, parameter.name), given[parameter.name], parameter)
 
-    def _parameter(self, keys, value, parameter):
+    def _parameter(self, keys: Keys, value: Any, parameter: inspect.Parameter) -> None:
         default = parameter.default
         if keys[-1] in COMPONENTS and isinstance(value, (dict, list)):
             self.components(keys, value)
         elif default is None or (value is None and default is not parameter.empty):
-            return  # PaddleSeg's None stands for several kinds
+            return  # a default of None does not tell the type
         elif default is parameter.empty:
-            expected = {'num_classes': int, 'backbone_indices': list, 'dataset_root': str, 'min_K': int,
-                        'loss_th': float, 'coef': list}.get(parameter.name)
+            types: dict[str, type] = {
+                'num_classes': int, 'backbone_indices': list, 'dataset_root': str, 'min_K': int,
+                'loss_th': float, 'coef': list}
+            expected = types.get(parameter.name)
             if keys[-1] in COMPONENTS:
                 self.fail(keys, f'expected a mapping with "type", found {value!r}; correct the value')
             if expected:
@@ -111,15 +123,15 @@ class Checker:
             self.value(keys, value, bool if kind is bool else float if kind in NUMBER else
                        list if kind is tuple else kind)
 
-    def components(self, keys, value):
-        registries = [manager_.components_dict for manager_ in COMPONENTS[keys[-1]]]
+    def components(self, keys: Keys, value: Any) -> None:
+        registries = [manager_.components_dict for manager_ in COMPONENTS[str(keys[-1])]]
         if isinstance(value, list):
             for i, item in enumerate(value):
                 self.component((*keys, i), item, registries)
         else:
             self.component(keys, value, registries)
 
-    def check(self, dic):
+    def check(self, dic: dict[str, Any]) -> None:
         optional = ('val_dataset', 'test_config', 'options')
         self.names((), dic, TOP_LEVEL, [key for key in TOP_LEVEL if key not in optional])
         for key, value in dic.items():
@@ -141,7 +153,7 @@ class Checker:
             for key, value in dic.get(section, {}).items():
                 self.value((section, key), value, valid[key])
 
-    def _lr_scheduler(self, cfg):
+    def _lr_scheduler(self, cfg: dict[str, Any]) -> None:
         schedulers = {name: cls for name, cls in vars(paddle.optimizer.lr).items()
                       if inspect.isclass(cls) and issubclass(cls, paddle.optimizer.lr.LRScheduler)}
         warmup = {key: cfg[key] for key in ('warmup_iters', 'warmup_start_lr') if key in cfg}
@@ -153,7 +165,7 @@ class Checker:
         self.component(('lr_scheduler',), rest, [schedulers])
         self.value(('lr_scheduler', 'learning_rate'), rest.get('learning_rate', 0), float)
 
-    def _loss(self, cfg):
+    def _loss(self, cfg: dict[str, Any]) -> None:
         self.names(('loss',), cfg, ('types', 'coef'), ('types', 'coef'))
         for key in ('types', 'coef'):
             self.value(('loss', key), cfg[key], list)

@@ -2,7 +2,9 @@
 import os
 import random
 import threading
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import paddle
@@ -15,7 +17,7 @@ from datasets.labels import CITYSCAPES, IGNORE_INDEX
 from datasets.pairing import COARSE, find_images, find_pairs, fine_layout
 from datasets.reading import read_image, read_label
 
-# Second word of the seed: keeps the streams of random numbers apart, from each other and from the sampler's.
+# Second word of the seed: separates these random streams from each other and from the sampler's.
 _COARSE_ORDER = 2
 _TRANSFORMS = 3
 
@@ -31,22 +33,22 @@ class CityscapesAutolabeling(paddle.io.Dataset):
         dataset.yml (optional: other classes than Cityscapes', see datasets.description)
 
     An epoch holds every fine image (index < len(file_list)), then int(coarse_multiple * fine images) coarse ones. These
-    are taken from one random permutation of the coarse set which the epochs walk through, so that all of them are seen
-    before one comes again.
+    are taken from one random permutation of the coarse set that continues across epochs, so that all of them are seen
+    before any repeats.
 
-    With class_uniform = s > 0, the share s of the fine samples are crops around the centroids of classes taken in turn,
-    from any fine image, and the others walk through all fine images, 1 - s of them an epoch (datasets.class_uniform).
-    The number of samples stays, and the coarse ones stay as they are: rare classes are what the fine labels know best.
+    With class_uniform = s > 0, a share s of the fine samples are crops around the centroids of each class in turn, from
+    any fine image; the others cycle through all fine images, a share 1 - s of them per epoch (datasets.class_uniform).
+    The number of samples and the coarse samples do not change: fine labels are the more accurate on rare classes.
 
-    dataset[(epoch, index)] depends on (seed, epoch, index) alone, the transforms' random numbers included, whichever
-    process or worker asks. dataset[index] takes the epoch of set_epoch(); a DataLoader's running workers do not hear of
-    that, so give them tuples (datasets.sampling.EpochStream). A sample is a dict:
+    dataset[(epoch, index)] depends on (seed, epoch, index) alone, including the transforms' random numbers, in whatever
+    process or worker. dataset[index] takes the epoch of set_epoch(), which does not reach a DataLoader's running
+    workers: give them tuples (datasets.sampling.EpochStream). A sample is a dict:
         train: 'img' float32 (3, H, W), 'label' int64 (H, W)
         val: the same and 'trans_info'; 'label' as in the file, untransformed
         test: 'img', 'trans_info'
 
     Args:
-        transforms (list): PaddleSeg transforms; the image comes to them as RGB float32 (H, W, 3) of 0..255.
+        transforms (list): PaddleSeg transforms; they receive the image as RGB float32 (H, W, 3), 0..255.
         dataset_root (str): the folder above.
         mode (str): 'train', 'val' or 'test'.
         coarse_multiple (float): coarse images per fine image; 0 needs no coarse files. For training only.
@@ -56,15 +58,15 @@ class CityscapesAutolabeling(paddle.io.Dataset):
             first time. For training only.
         seed (int): non-negative; can be set later.
 
-    Raises ValueError for missing files (all of them are looked up here) and, when a sample is read, for a file that
-    cannot be decoded or a label that does not fit; the text names the file, what was expected, and the fix.
+    Raises UserError for missing files (all files are looked up here) and, when a sample is read, for a file that
+    cannot be decoded or an invalid label; the text names the file, what was expected, and the fix.
     """
-    NUM_CLASSES = CITYSCAPES.num_classes  # what PaddleSeg wants to know of the class; an object's are those of its root
+    NUM_CLASSES = CITYSCAPES.num_classes  # PaddleSeg reads these of the class; an instance has those of its root
     IGNORE_INDEX = CITYSCAPES.ignore_index
     IMG_CHANNELS = 3
 
-    def __init__(self, transforms, dataset_root, mode='train', coarse_multiple=1, add_val=False, seed=0,
-                 class_uniform=0):
+    def __init__(self, transforms: Sequence[Any], dataset_root: str, mode: str = 'train', coarse_multiple: float = 1,
+                 add_val: bool = False, seed: int = 0, class_uniform: float = 0) -> None:
         if mode not in ('train', 'val', 'test'):
             raise UserError(f'mode: expected train, val or test; found {mode}')
         if not 0 <= coarse_multiple < float('inf'):
@@ -83,28 +85,30 @@ class CityscapesAutolabeling(paddle.io.Dataset):
         self.epoch = 0
 
         fine = self._fine = fine_layout(self.labels)
+        self.file_list: Sequence[tuple[str, str | None]]
+        self.coarse_list: list[tuple[str, str]] = []
         if mode == 'test':
+            pairs = []
             self.file_list = [(image, None) for image in find_images(dataset_root, fine, mode)]
         else:
-            self.file_list = find_pairs(dataset_root, fine, mode)
-        self.coarse_list = []
+            self.file_list = pairs = find_pairs(dataset_root, fine, mode)
         if mode == 'train':
             if add_val:
-                self.file_list += find_pairs(dataset_root, fine, 'val')
+                pairs += find_pairs(dataset_root, fine, 'val')
             if coarse_multiple > 0:
                 self.coarse_list = find_pairs(dataset_root, COARSE, 'train')
         self.coarse_per_epoch = int(coarse_multiple * len(self.file_list)) if self.coarse_list else 0
         if self.class_uniform:
-            self._records = centroid_records(self.file_list, self.labels, dataset_root,
+            self._records = centroid_records(pairs, self.labels, dataset_root,
                                              fine.label_fix.format(root=dataset_root))
         self.seed = seed
 
     @property
-    def seed(self):
+    def seed(self) -> int:
         return self._seed
 
     @seed.setter
-    def seed(self, seed):
+    def seed(self, seed: int) -> None:
         if seed < 0:
             raise UserError(f'seed: expected at least 0; found {seed}')
         self._seed = seed
@@ -112,15 +116,15 @@ class CityscapesAutolabeling(paddle.io.Dataset):
         if self.class_uniform:
             self._fine_order = ClassUniformOrder(self._records, len(self.file_list), self.class_uniform, seed)
 
-    def set_epoch(self, epoch):
+    def set_epoch(self, epoch: int) -> None:
         """Set the epoch of dataset[index]."""
         self.epoch = epoch
 
-    def files(self, epoch, index):
+    def files(self, epoch: int, index: int) -> tuple[str, str | None]:
         """(image path, label path) of a sample; the label path is None in test mode."""
         return self._draw(epoch, index)[0]
 
-    def _draw(self, epoch, index):
+    def _draw(self, epoch: int, index: int) -> tuple[tuple[str, str | None], tuple[int, int] | None]:
         """The files of a sample, and the (y, x) its crop must contain or None."""
         position = index - len(self.file_list)
         if position < 0:
@@ -129,16 +133,16 @@ class CityscapesAutolabeling(paddle.io.Dataset):
         position += epoch * self.coarse_per_epoch
         return self.coarse_list[self._coarse_order[position % len(self.coarse_list)]], None
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.file_list) + self.coarse_per_epoch
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int | tuple[int, int]) -> dict[str, Any]:
         epoch, index = index if isinstance(index, tuple) else (self.epoch, index)
         if not 0 <= index < len(self):
             raise IndexError(f'index: expected 0..{len(self) - 1}; found {index}')
         (image_path, label_path), centroid = self._draw(epoch, index)
-        data = {'img': read_image(image_path), 'gt_fields': []}
-        label = None
+        data: dict[str, Any] = {'img': read_image(image_path), 'gt_fields': []}
+        label: Any = None  # an array, except in test mode
         if label_path is not None:
             fix = (self._fine if index < len(self.file_list) else COARSE).label_fix.format(root=self.dataset_root)
             label = read_label(label_path, data['img'].shape[:2], self.labels, fix)
@@ -146,14 +150,14 @@ class CityscapesAutolabeling(paddle.io.Dataset):
             data['centroid'] = [(i + 0.5) / length for i, length in zip(centroid, data['img'].shape)]
         data['img'] = data['img'].astype(np.float32)
         if self.mode == 'train':
-            # PaddleSeg's transforms pad labels with 255 and take it for void, whatever the dataset's own value is.
+            # PaddleSeg's transforms pad labels with 255 and treat it as void, whatever the dataset's own value is.
             label[label == self.ignore_index] = IGNORE_INDEX
             data.update(label=label, gt_fields=['label'])
         with _seeded_transforms([self.seed, _TRANSFORMS, epoch, index]):
             data = self.transforms(data)
         sample = {'img': np.ascontiguousarray(data['img'], np.float32)}
         if self.mode == 'train':
-            # Only now: OpenCV resizes 8 bit labels, but no int64.
+            # Not earlier: OpenCV resizes 8 bit labels, but not int64.
             sample['label'] = data['label'].astype(np.int64)
             sample['label'][sample['label'] == IGNORE_INDEX] = self.ignore_index
             return sample
@@ -163,16 +167,16 @@ class CityscapesAutolabeling(paddle.io.Dataset):
         return sample
 
 
-# PaddleSeg's transforms draw from the generators of the process, so threads that read samples must take turns. One lock
-# for each process id: a worker forked in another thread's turn would find a shared one taken for ever.
-_TURNS = {}
+# PaddleSeg's transforms use the global random generators, so only one thread at a time may run them. One lock per
+# process id: a worker forked while another thread holds a shared lock would wait for it forever.
+_TRANSFORM_LOCKS: dict[int, threading.Lock] = {}
 
 
 @contextmanager
-def _seeded_transforms(entropy):
-    """Global `random` and `np.random` seeded from a list of ints inside, as they were before outside; costs 0.3 ms."""
+def _seeded_transforms(entropy: Sequence[int]) -> Iterator[None]:
+    """Inside, global `random` and `np.random` are seeded from a list of ints; afterwards restored. Takes 0.3 ms."""
     words = np.random.SeedSequence(entropy).generate_state(4)
-    with _TURNS.setdefault(os.getpid(), threading.Lock()):
+    with _TRANSFORM_LOCKS.setdefault(os.getpid(), threading.Lock()):
         states = random.getstate(), np.random.get_state()
         random.seed(words.tobytes())
         np.random.seed(words)

@@ -1,4 +1,4 @@
-"""Class-uniform sampling: crops around the pixels of classes drawn in turn, so that rare classes are seen often.
+"""Class-uniform sampling: crops around pixels of each class in turn, so that rare classes are seen often.
 
 As in Zhu et al., Improving Semantic Segmentation via Video Propagation and Label Relaxation (CVPR 2019), and in Tao et
 al., Hierarchical Multi-Scale Attention for Semantic Segmentation (2020). A record is (image, class, y, x): (y, x) is
@@ -11,8 +11,10 @@ import logging
 import os
 import tempfile
 import uuid
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from typing import Any
 
 import cv2
 import numpy as np
@@ -21,14 +23,15 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from common.errors import UserError
+from datasets.labels import LabelSet
 from datasets.reading import read_image, read_label
 
 TILE = 1024
-_VERSION = 1  # of the records: what was cached under another one is not used
-# Second words of the seed: keep the streams of random numbers apart, from each other and from the dataset's.
+_VERSION = 1  # of the records: records cached under another version are not used
+# Second words of the seed: separate these random streams from each other and from the dataset's.
 _RECORD_ORDER = 4
 _IMAGE_ORDER = 5
-# What may come before the crop: it stretches the whole image or leaves every pixel in its place.
+# Transforms allowed before the crop: they resize the whole image or leave every pixel in its place.
 _KEEPS_FRACTIONS = (T.Resize, T.ResizeByLong, T.ResizeByShort, T.LimitLong, T.ResizeRangeScaling, T.ResizeStepScaling,
                     T.RandomDistort, T.RandomBlur, T.RandomNoise, T.Normalize)
 
@@ -37,10 +40,10 @@ logger = logging.getLogger(__name__)
 
 # ---------------------------------------------------------------- where the classes are
 
-def class_centroids(label, num_classes, tile=TILE):
+def class_centroids(label: np.ndarray, num_classes: int, tile: int = TILE) -> np.ndarray:
     """int64 (n, 3) rows (class, y, x): for each tile of uint8 `label` (H, W) the centroid of each class in it.
 
-    Tiles start at the top left corner; those at the right and lower border are what is left. y and x are the mean of
+    Tiles start at the top left corner; those at the right and lower border may be smaller. y and x are the mean of
     the pixels' indices in the whole image, rounded down. Values of num_classes and more (void) are not counted.
     """
     found = [np.empty((0, 3), np.int64)]
@@ -49,8 +52,8 @@ def class_centroids(label, num_classes, tile=TILE):
             pixels = label[top:top + tile, left:left + tile].astype(np.uint16)
             means = []
             for position in np.indices(pixels.shape, np.uint16):  # of rows, then of columns
-                # Pixels of every class in every row: np.bincount takes as long, four times the memory, and the lock
-                # that keeps other threads waiting.
+                # Pixels of every class in every row. np.bincount is as fast, but needs four times the memory and holds
+                # Python's lock.
                 length = int(position[-1, -1]) + 1
                 histogram = cv2.calcHist([pixels, position], [0, 1], None, [num_classes, length],
                                          [0, num_classes, 0, length]).astype(np.int64)
@@ -62,20 +65,21 @@ def class_centroids(label, num_classes, tile=TILE):
     return np.concatenate(found)
 
 
-def centroid_records(pairs, label_set, root, fix, tile=TILE):
+def centroid_records(pairs: Sequence[tuple[str, str]], label_set: LabelSet, root: str | os.PathLike, fix: str,
+                     tile: int = TILE) -> np.ndarray:
     """int32 (n, 4) rows (image, class, y, x) of all pairs (image path, label path); image is the position in pairs.
 
     The first call reads every label image, in threads: 60 ms each on a slow core, so 3 minutes for the fine set of
     Cityscapes divided by the number of cores. The records are kept in root/class_centroids_<key>.npz, or in the folder
-    for temporary files where root is read-only; the key is made of the labels' paths, sizes and times of change.
-    Processes that start together each read the labels, and one of their files, which are the same, stays.
+    for temporary files if root is read-only; the key is made of the labels' paths, sizes and modification times.
+    Processes that start together each read all labels and write the same file; the last one stays.
 
     label_set, fix: as for datasets.reading.read_label, whose errors are raised. root: the folder of all labels.
-    Raises ValueError where no class occurs.
+    Raises UserError if no class occurs.
     """
     name = f'class_centroids_{_key(pairs, label_set.num_classes, root, tile)}.npz'
     paths = [os.path.join(folder, name) for folder in (root, tempfile.gettempdir())]
-    records = next(filter(lambda found: found is not None, map(_load, paths)), None)
+    records = next((found for found in map(_load, paths) if found is not None), None)
     if records is None:
         records = _build(pairs, label_set, fix, tile)
         _save(paths, records)
@@ -89,8 +93,8 @@ def centroid_records(pairs, label_set, root, fix, tile=TILE):
     return records
 
 
-def _key(pairs, num_classes, root, tile):
-    def state(path):
+def _key(pairs: Sequence[tuple[str, str]], num_classes: int, root: str | os.PathLike, tile: int) -> str:
+    def state(path: str) -> tuple[str, int, int]:
         stat = os.stat(path)
         return os.path.relpath(path, root), stat.st_size, stat.st_mtime_ns
 
@@ -98,12 +102,12 @@ def _key(pairs, num_classes, root, tile):
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
-def _build(pairs, label_set, fix, tile):
-    def read(pair):
+def _build(pairs: Sequence[tuple[str, str]], label_set: LabelSet, fix: str, tile: int) -> np.ndarray:
+    def read(pair: tuple[str, str]) -> np.ndarray:
         image, label = pair
         return class_centroids(read_label(label, _image_size(image), label_set, fix), label_set.num_classes, tile)
 
-    # Threads, as decoding and counting leave Python's lock alone; processes would have to import Paddle, or be forked
+    # Threads, because decoding and counting release Python's lock; processes would have to import Paddle, or be forked
     # while it runs threads.
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         found = list(tqdm(pool.map(read, pairs), total=len(pairs), desc='class centroids', unit='image', disable=None))
@@ -111,30 +115,30 @@ def _build(pairs, label_set, fix, tile):
     return np.column_stack([images, np.concatenate(found)]).astype(np.int32)
 
 
-def _image_size(path):
-    """(H, W) from the header alone, if possible, as OpenCV decodes: turned as EXIF says."""
+def _image_size(path: str) -> tuple[int, ...]:
+    """(H, W) as OpenCV decodes the image (rotated by its EXIF orientation), from the header alone if possible."""
     try:
         with Image.open(path) as image:
             turned = 'exif' in image.info and image.getexif().get(ExifTags.Base.Orientation, 1) > 4
             return image.size if turned else image.size[::-1]
     except UnidentifiedImageError:
-        return read_image(path).shape[:2]  # or the error that says what is wrong
+        return read_image(path).shape[:2]  # or its error
 
 
-def _load(path):
-    """The records, or None where there is no such file or a damaged one."""
+def _load(path: str) -> np.ndarray | None:
+    """The records, or None if the file is missing or damaged."""
     try:
         with np.load(path) as file:
             return file['records']
     except FileNotFoundError:
         return None
-    except Exception as error:  # zipfile, zlib, NumPy and the file system have each their own for a damaged file
+    except Exception as error:  # zipfile, zlib, NumPy and the file system each raise their own
         logger.warning('%s: cannot be read (%s: %s); made again', path, type(error).__name__, error)
         return None
 
 
-def _save(paths, records):
-    """Write to the first path that takes it; the file appears complete or not at all."""
+def _save(paths: Iterable[str], records: np.ndarray) -> None:
+    """Write to the first path that is writable; the file appears complete or not at all."""
     for path in paths:
         partial = f'{path}.{uuid.uuid4().hex}.partial'
         try:
@@ -150,27 +154,27 @@ def _save(paths, records):
                 os.remove(partial)
 
 
-# ---------------------------------------------------------------- which of them an epoch shows
+# ---------------------------------------------------------------- the samples of an epoch
 
 class ClassUniformOrder:
     """Which image, and which centroid in it, is sample `index` < num_images of an epoch.
 
-    The first round(share * num_images) samples of an epoch are class-uniform: one after the other, over the ends of
-    epochs, they take the occurring classes in turn, and each class takes its records in a random order, all of them
-    before one comes again. The other samples walk likewise through a random permutation of the images. So the answer
-    costs nothing and depends on (seed, epoch, index) alone.
+    The first round(share * num_images) samples of an epoch are class-uniform: they cycle through the occurring classes,
+    continuing across epochs, and each class cycles through its records in a random order. The other samples cycle
+    through a random permutation of the images in the same way. The result is cheap to compute and depends on (seed,
+    epoch, index) alone.
 
     records: int (n, 4), of centroid_records, n > 0. share: 0..1.
     """
 
-    def __init__(self, records, num_images, share, seed):
+    def __init__(self, records: np.ndarray, num_images: int, share: float, seed: int) -> None:
         self.uniform_per_epoch = round(share * num_images)
         self.plain_per_epoch = num_images - self.uniform_per_epoch
         shuffled = np.random.default_rng([seed, _RECORD_ORDER]).permutation(records)
         self._records = [shuffled[shuffled[:, 1] == i] for i in np.unique(records[:, 1])]
         self._images = np.random.default_rng([seed, _IMAGE_ORDER]).permutation(num_images)
 
-    def __call__(self, epoch, index):
+    def __call__(self, epoch: int, index: int) -> tuple[int, tuple[int, int] | None]:
         """(image, (y, x)), or (image, None) for a sample that is cropped anywhere."""
         if index < self.uniform_per_epoch:
             turn, which = divmod(epoch * self.uniform_per_epoch + index, len(self._records))
@@ -184,19 +188,19 @@ class ClassUniformOrder:
 # ---------------------------------------------------------------- the crop around a centroid
 
 class KeepCentroid:
-    """Transform before a RandomPaddingCrop: cuts off all that no crop with data['centroid'] in it can reach.
+    """Transform before a RandomPaddingCrop: cuts off everything that a crop around data['centroid'] cannot reach.
 
-    What is left makes every crop contain the centroid, wherever it lies, and each offset that does so is as likely as
-    any other. 'centroid' is taken out of data; without it nothing happens.
+    Every crop of the remaining image contains the centroid, and all possible offsets are equally likely. 'centroid' is
+    removed from data; without it nothing happens.
 
-    data['centroid']: (y, x) as fractions of the image's height and width, which resizing leaves as they are.
+    data['centroid']: (y, x) as fractions of the image's height and width, which resizing does not change.
     crop_size: (H, W).
     """
 
-    def __init__(self, crop_size):
+    def __init__(self, crop_size: Sequence[int]) -> None:
         self.crop_size = crop_size
 
-    def __call__(self, data):
+    def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
         centroid = data.pop('centroid', None)
         if centroid is not None:
             pixel = [int(fraction * length) for fraction, length in zip(centroid, data['img'].shape)]
@@ -206,10 +210,10 @@ class KeepCentroid:
         return data
 
 
-def with_centroid_crop(transforms):
+def with_centroid_crop(transforms: Sequence[Any]) -> list[Any]:
     """The list of transforms with a KeepCentroid before its first RandomPaddingCrop.
 
-    Raises ValueError where there is none, and for a transform before it that moves a centroid in ways not known here.
+    Raises UserError if there is none, and for an earlier transform that is not in _KEEPS_FRACTIONS.
     """
     for i, transform in enumerate(transforms):
         if isinstance(transform, T.RandomPaddingCrop):

@@ -1,17 +1,18 @@
-"""What a dataset says about itself: `dataset.yml` in its root folder. Without that file it is Cityscapes.
+"""The description of a dataset: `dataset.yml` in its root folder. Without that file it is Cityscapes.
 
     name: my streets
     ignore_index: 255            # optional
     classes:                     # optional: Cityscapes' 19. In the order of the train ids
       - {name: road, color: [128, 64, 128]}
       - {name: car, color: [0, 0, 142]}       # label_id: ..., for every class or for none: ids in the label images
-    images: {train: 60, val: 12}              # optional: how many of each split there must be
+    images: {train: 60, val: 12}              # optional: expected number of images per split
 
 tools/prepare_folder.py and tools/make_toy_cityscapes.py write it; dataset, model, losses, metrics, pictures and reports
 follow it.
 """
 import os
 from dataclasses import dataclass, field
+from typing import Any
 
 import yaml
 
@@ -27,13 +28,14 @@ class Description:
     """name: for reports. labels: the LabelSet. images: {split: expected number of images}, of known splits only."""
     name: str
     labels: LabelSet
-    images: dict = field(default_factory=dict)
+    images: dict[str, int] = field(default_factory=dict)
 
-    def to_yaml(self):
-        """Text of a dataset.yml that says this."""
+    def to_yaml(self) -> str:
+        """Text of a dataset.yml with this description."""
         labels = self.labels
-        classes = [{'name': name, 'color': [int(value) for value in color]}
-                   for name, color in zip(labels.names, labels.palette)]
+        classes: list[dict[str, Any]] = [
+            {'name': name, 'color': [int(value) for value in color]}
+            for name, color in zip(labels.names, labels.palette)]
         for entry, label_id in zip(classes, labels.label_ids):
             entry['label_id'] = label_id
         lines = [f'name: {_one_line(self.name)}', f'ignore_index: {labels.ignore_index}', 'classes:']
@@ -45,10 +47,10 @@ class Description:
 OFFICIAL = Description('Cityscapes', CITYSCAPES, {'train': 2975, 'val': 500, 'test': 1525, 'train_extra': 19998})
 
 
-def describe(root):
+def describe(root: str | os.PathLike) -> Description:
     """The Description of the dataset in folder `root`: its dataset.yml, or Cityscapes where there is none.
 
-    Raises ValueError, with one line that names the file and the key, for a dataset.yml that does not say it.
+    Raises UserError, with one line that names the file and the key, for an invalid dataset.yml.
     """
     path = os.path.join(root, FILE)
     if not os.path.isfile(path):
@@ -71,7 +73,7 @@ def describe(root):
     return Description(str(dic.get('name', root)), _labels(path, dic), images)
 
 
-def _labels(path, dic):
+def _labels(path: str, dic: dict[str, Any]) -> LabelSet:
     ignore = dic.get('ignore_index', IGNORE_INDEX)
     if 'classes' not in dic:
         if ignore != IGNORE_INDEX:
@@ -101,15 +103,15 @@ def _labels(path, dic):
                     label_ids=tuple(label_ids))
 
 
-def _is_int(value, low, high=float('inf')):
+def _is_int(value: Any, low: float, high: float = float('inf')) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
 
 
-def _is_color(value):
+def _is_color(value: Any) -> bool:
     return isinstance(value, list) and len(value) == 3 and all(_is_int(v, 0, 255) for v in value)
 
 
-def _one_line(value):
-    """YAML of a value in one line."""
+def _one_line(value: Any) -> str:
+    """A value as YAML on one line."""
     return yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=float('inf'),
                           allow_unicode=True).removesuffix('...\n').strip()

@@ -1,13 +1,16 @@
 """Label sets: the classes a network is trained on, their colours and the ignore value.
 
-Everything else (models, losses, metrics, pictures, reports) takes them from the label set of the dataset at hand: that
-of Cityscapes is stated here, that of any other dataset in its dataset.yml (datasets.description).
+Everything else (models, losses, metrics, pictures, reports) takes them from the dataset's label set: Cityscapes' is
+defined here, any other dataset's in its dataset.yml (datasets.description).
 """
 import colorsys
 import itertools
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import numpy as np
+
+Color = tuple[int, ...]  # R, G, B of 0-255
 
 IGNORE_INDEX = 255  # train id of void pixels: excluded from every loss and metric
 
@@ -20,26 +23,26 @@ class LabelSet:
     label_ids: the id of each class in the dataset's own label images (Cityscapes: labelIds), or () where label images
     already hold train ids.
     """
-    names: tuple
-    palette: tuple
+    names: tuple[str, ...]
+    palette: tuple[Color, ...]
     ignore_index: int = IGNORE_INDEX
-    label_ids: tuple = ()
+    label_ids: tuple[int, ...] = ()
 
     @property
-    def num_classes(self):
+    def num_classes(self) -> int:
         return len(self.names)
 
-    def label_id_to_train_id(self):
+    def label_id_to_train_id(self) -> np.ndarray:
         """uint8 (256,) lookup table from label id to train id; every id that is not a class becomes ignore_index.
 
-        Without label_ids both are the same.
+        Without label_ids the two ids are the same.
         """
         table = np.full(256, self.ignore_index, np.uint8)
         table[list(self.label_ids or range(self.num_classes))] = np.arange(self.num_classes, dtype=np.uint8)
         return table
 
-    def train_id_to_label_id(self, void=None):
-        """uint8 (256,) lookup table from train id to label id; ignore_index and all else becomes `void`.
+    def train_id_to_label_id(self, void: int | None = None) -> np.ndarray:
+        """uint8 (256,) lookup table from train id to label id; ignore_index and unused ids become `void`.
 
         void: default 0 (Cityscapes: unlabeled), or ignore_index where train ids and label ids are the same or 0 is a
         class.
@@ -50,27 +53,29 @@ class LabelSet:
         table[:self.num_classes] = self.label_ids or range(self.num_classes)
         return table
 
-    def color_table(self):
+    def color_table(self) -> np.ndarray:
         """uint8 (256, 3) RGB lookup table from train id to colour; void and unused ids are black."""
         table = np.zeros((256, 3), np.uint8)
         table[:self.num_classes] = self.palette
         return table
 
 
-def distinct_colors(count, taken=()):
+def distinct_colors(count: int, taken: Collection[Color] = ()) -> list[Color]:
     """`count` different RGB colours that are not in `taken`: around the hue circle, in three brightnesses."""
-    def candidates():
+    def candidates() -> Iterator[Color]:
         for i in itertools.count():  # steps of the golden ratio: neighbours in the list lie far apart on the circle
             color = colorsys.hsv_to_rgb(i * 0.618034 % 1, 0.75, (0.9, 0.65, 0.4)[i % 3])
             yield tuple(round(255 * value) for value in color)
 
-    used, colors = set(taken), []
+    used = set(taken)
+    colors: list[Color] = []
     for color in candidates():
         if len(colors) == count:
-            return colors
+            break
         if color not in used:
             used.add(color)
             colors.append(color)
+    return colors
 
 
 # (name, label id, RGB colour) in train-id order, as defined by the Cityscapes benchmark (Cordts et al., CVPR 2016).

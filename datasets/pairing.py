@@ -1,18 +1,20 @@
-"""Which label belongs to which image: by city and file name, never by position in two sorted lists."""
+"""Pairs of image and label, matched by city and file name, never by position in two sorted lists."""
 import glob
 import os
 from collections import defaultdict
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from common.errors import UserError
+from datasets.labels import LabelSet
 
 
 @dataclass(frozen=True)
 class Layout:
     """Where a set of images and labels lies under the dataset's root folder.
 
-    An image is <images>/<city>/<stem> and one of image_suffixes, its label <labels>/<city>/<stem><label_suffix>.
-    image_fix and label_fix say how to get the files that are not there. `{split}` (in folders) and `{root}` (in fixes)
+    An image is <images>/<city>/<stem><one of image_suffixes>, its label <labels>/<city>/<stem><label_suffix>.
+    image_fix and label_fix: how to get missing files. The placeholders `{split}` (in folders) and `{root}` (in fixes)
     are filled in.
     """
     images: str
@@ -20,7 +22,7 @@ class Layout:
     label_suffix: str
     image_fix: str
     label_fix: str
-    image_suffixes: tuple = ('_leftImg8bit.png', '_leftImg8bit.jpg', '_leftImg8bit.jpeg')
+    image_suffixes: tuple[str, ...] = ('_leftImg8bit.png', '_leftImg8bit.jpg', '_leftImg8bit.jpeg')
 
 
 FINE = Layout(
@@ -47,20 +49,20 @@ COARSE = Layout(
               'image troisdorf_000000_000073_leftImg8bit.png, or set coarse_multiple: 0')
 
 
-def fine_layout(label_set):
-    """FINE, with the fixes that suit a dataset of these labels: Cityscapes' archives or tools/prepare_folder.py."""
+def fine_layout(label_set: LabelSet) -> Layout:
+    """FINE, with the fixes for a dataset of these labels: Cityscapes' archives or tools/prepare_folder.py."""
     return FINE if label_set.label_ids else _OWN
 
 
-def find_images(root, layout, split):
-    """Sorted paths of the images of a split. Raises ValueError where there are none."""
+def find_images(root: str | os.PathLike, layout: Layout, split: str) -> list[str]:
+    """Sorted paths of the images of a split. Raises UserError if there are none."""
     return list(_find_images(root, layout, split).values())
 
 
-def find_pairs(root, layout, split):
+def find_pairs(root: str | os.PathLike, layout: Layout, split: str) -> list[tuple[str, str]]:
     """(image path, label path) of every image of a split, sorted by city and stem.
 
-    Raises ValueError for a missing or empty folder, and where an image has no label or a label no image; its text is a
+    Raises UserError for a missing or empty folder and for images without label or labels without image; its text is a
     summary and the first ten names.
     """
     images = _find_images(root, layout, split)
@@ -71,7 +73,7 @@ def find_pairs(root, layout, split):
     return [(image, labels[name]) for name, image in images.items()]
 
 
-def _find_images(root, layout, split):
+def _find_images(root: str | os.PathLike, layout: Layout, split: str) -> dict[str, str]:
     folder = layout.images.format(split=split)
     images = _find_files(root, folder, layout.image_suffixes, layout.image_fix)
     if not images:
@@ -80,13 +82,13 @@ def _find_images(root, layout, split):
     return images
 
 
-def _find_files(root, folder, suffixes, fix):
-    """{'<city>/<stem>': path}, sorted. Raises ValueError for two files of one name, as an image in PNG and in JPEG."""
+def _find_files(root: str | os.PathLike, folder: str, suffixes: Sequence[str], fix: str) -> dict[str, str]:
+    """{'<city>/<stem>': path}, sorted. Raises UserError for two files of one name, such as a PNG and a JPEG."""
     path = os.path.join(root, folder)
     if not os.path.isdir(path):
         raise UserError(f'{path}: expected a folder of <city>/<stem>{suffixes[0]}; found {_nearest(path)}; '
                          f'{fix.format(root=root)}')
-    files = defaultdict(list)
+    files: dict[str, list[str]] = defaultdict(list)
     for suffix in suffixes:
         for file in glob.glob(os.path.join(glob.escape(path), '*', '*' + suffix)):
             files[os.path.relpath(file, path)[:-len(suffix)]].append(file)
@@ -97,15 +99,16 @@ def _find_files(root, folder, suffixes, fix):
     return dict(sorted((name, file) for name, (file,) in files.items()))
 
 
-def _nearest(path):
-    """The innermost existing folder on the way to a missing path, and the first few things in it."""
+def _nearest(path: str) -> str:
+    """The innermost existing parent folder of a missing path, with its first few entries."""
     while not os.path.isdir(path):
         path = os.path.dirname(os.path.abspath(path))
     names = sorted(os.listdir(path))
     return f'only {path} with {", ".join(names[:8]) or "nothing"}{", ..." if len(names) > 8 else ""} in it'
 
 
-def _describe_unpaired(unpaired, images, root, layout, split):
+def _describe_unpaired(unpaired: Sequence[str], images: Collection[str], root: str | os.PathLike, layout: Layout,
+                       split: str) -> str:
     missing = sum(name in images for name in unpaired)
     extra = len(unpaired) - missing
     found, fixes = [], []

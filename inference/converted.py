@@ -1,4 +1,4 @@
-"""Networks converted for engines: ONNX graphs of the parts, kept in a folder and found again by what they depend on."""
+"""Converted networks: ONNX graphs of the parts, cached in a folder named by a hash of everything they depend on."""
 import hashlib
 import inspect
 import json
@@ -35,11 +35,11 @@ def cache_folder() -> Path:
 def converted(model: MscaleOCRNet, model_path: str | os.PathLike, cache: bool) -> Iterator[Path]:
     """A folder with the parts of inference.onnx_writer as .onnx and OBJECTS, for a model with these weights.
 
-    cache: keep it in `cache_folder`, and look there first; otherwise it is gone afterwards.
-    Raises FileError where it cannot be written.
+    cache: keep it in `cache_folder`, and look there first; otherwise it is removed afterwards.
+    Raises FileError if it cannot be written.
     """
     folder = _convert(model, model_path, cache)
-    del model  # the caller may want its memory back meanwhile
+    del model  # so that the caller can free its memory inside the context
     try:
         yield folder
     finally:
@@ -85,13 +85,13 @@ def write_parts(model: MscaleOCRNet, folder: Path) -> None:
     from inference import onnx_writer
     for part in onnx_writer.PARTS:
         (folder / f'{part}.onnx').write_bytes(onnx_writer.build(model, part).SerializeToString())
-    np.savez(folder / OBJECTS, **fused.object_weights(model.ocrnet.head))
+    np.savez(folder / OBJECTS, **fused.object_weights(model.ocrnet.head))  # type: ignore[arg-type]  # allow_pickle: bool
     sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
     (folder / SIZES).write_text(json.dumps(sizes))
 
 
 def _key(model: MscaleOCRNet, model_path: str | os.PathLike) -> str:
-    """Name of a folder that changes with the weights, the network, the code that converts, and onnx."""
+    """Hash of the weights, the network, the code that converts, and onnx's version."""
     import onnx
 
     from inference import onnx_writer

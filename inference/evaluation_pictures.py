@@ -1,4 +1,4 @@
-"""Pictures of an evaluation, for a run's curves: image, ground truth, prediction, attention."""
+"""Pictures of an evaluation, for the run log: image, ground truth, prediction, attention."""
 from typing import Any
 
 import cv2
@@ -7,7 +7,7 @@ import paddle
 
 from datasets.labels import LabelSet
 from inference import pictures
-from inference.predictor import Predictor, undo
+from inference.predictor import Predictor, restore_size
 
 
 def evaluation_pictures(predictor: Predictor, dataset: Any, labels: LabelSet, count: int = 4,
@@ -20,10 +20,10 @@ def evaluation_pictures(predictor: Predictor, dataset: Any, labels: LabelSet, co
     predictor: inference.predictor.Predictor. Its model may have `attention_map(images (N, 3, H, W), scale)` ->
     float (N, 1, H, W) of 0..1. dataset: in validation mode, with PaddleSeg's file_list [(image path, label path)].
     labels: LabelSet. longest: bound of a panel's longer side in pixels; smaller images keep their size.
-    ValueError or OSError for an image that cannot be read.
+    UserError for an image that cannot be read.
     """
     attend = getattr(predictor.model, 'attention_map', None)
-    if attend is not None:  # through the same windows as the prediction, where it has any
+    if attend is not None:  # through the same windows as the prediction, if any
         attention = Predictor(lambda x: [attend(x, 0.5)], crop_size=predictor.crop_size, stride=predictor.stride)
     colors = pictures.color_table(labels)
     result = []
@@ -36,7 +36,7 @@ def evaluation_pictures(predictor: Predictor, dataset: Any, labels: LabelSet, co
         grey = np.zeros(label.shape, np.float32)
         if attend is not None:
             values = attention.logits(paddle.to_tensor(np.asarray(sample['img'])).unsqueeze(0))
-            grey = undo(values, sample.get('trans_info', ()))[0, 0].numpy().astype(np.float32)
+            grey = restore_size(values, sample.get('trans_info', ()))[0, 0].numpy().astype(np.float32)
         grey = np.rint(255 * cv2.resize(grey, size, interpolation=cv2.INTER_AREA)).astype(np.uint8)
         truth, guess = (colors[cv2.resize(ids, size, interpolation=cv2.INTER_NEAREST)]
                         for ids in (label, predictor(sample)))

@@ -1,4 +1,7 @@
-"""Scores of a predict function over a dataset; every image counts exactly once whatever the number of processes."""
+"""Scores of a predict function over a dataset; every image counts exactly once for any number of processes."""
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
 import numpy as np
 import paddle
 from tqdm import tqdm
@@ -8,10 +11,23 @@ from inference import metrics
 from inference.prefetch import prefetch
 
 
-def evaluate(predict, dataset, num_workers=0):
+class LabelledDataset(Protocol):
+    """A dataset in validation mode: its samples have an integer 'label' (H, W), untransformed."""
+    num_classes: int
+    ignore_index: int
+
+    def __len__(self) -> int:
+        ...
+
+    def __getitem__(self, index: int) -> Mapping[str, Any]:
+        ...
+
+
+def evaluate(predict: Callable[[Mapping[str, Any]], np.ndarray], dataset: LabelledDataset,
+             num_workers: int = 0) -> dict[str, Any]:
     """Evaluate `predict` (sample -> uint8 (H, W) train ids) on the dataset's labels.
 
-    Under several processes each takes its share of the images, and all return the same result. Returns
+    With several processes, each evaluates its share of the images, and all return the same result. Returns
     inference.metrics.scores of the whole dataset, with the int64 confusion matrix under 'matrix'.
     """
     rank, world_size = paddle.distributed.get_rank(), paddle.distributed.get_world_size()
@@ -23,7 +39,7 @@ def evaluate(predict, dataset, num_workers=0):
                 raise error
             matrix += metrics.confusion_matrix(np.asarray(sample['label']), predict(sample), dataset.num_classes,
                                                dataset.ignore_index)
-            bar.update(min(world_size, bar.total - bar.n))
+            bar.update(min(world_size, len(dataset) - bar.n))
     if world_size > 1:
         total = paddle.to_tensor(matrix)
         paddle.distributed.all_reduce(total)

@@ -1,18 +1,18 @@
-"""The network for inference, rearranged: the same logits up to rounding, with three fifths of the work and in strips.
+"""The network rearranged for inference: the same logits up to rounding, with three fifths of the work and in strips.
 
-What the rearrangement rests on (docs/performance.md):
+The rearrangement uses these facts (docs/performance.md):
 - batch norm folds into the convolution before it;
-- convolution and bilinear enlargement are linear, so what reads the enlarged, concatenated branches of the backbone
-  runs per branch, before the enlargement, as far as that is cheaper;
+- convolution and bilinear enlargement are linear, so a layer that reads the enlarged, concatenated branches of the
+  backbone runs per branch, before the enlargement, where that is cheaper;
 - the object context is a mix of K vectors, so the linear map after it acts on the K vectors, and the convolution over
   [context, pixels] is a sum of two;
-- a softmax over space can be summed strip by strip; everything after the object regions is pixel-wise but for 3x3
-  convolutions: it runs in strips of rows.
+- a softmax over space can be summed strip by strip; everything after the object regions is pixel-wise except for
+  3x3 convolutions: it runs in strips of rows.
 
-The functions below say what is computed, an `ops` object with what: `PaddleOps` (inference.paddle_operations)
-computes, `OnnxOps` (inference.onnx_writer) writes a graph. The backbone is its own `walk`. All for one image:
-(1, C, rows, width), float32. inference.fused_network puts the parts together; tests hold the whole against
-MscaleOCRNet.hierarchy.
+The functions below define the computation; an `ops` object carries out each operation: `PaddleOps`
+(inference.paddle_operations) computes it, `OnnxOps` (inference.onnx_writer) writes it into a graph. The backbone has
+its own `walk`. All for one image: (1, C, rows, width), float32. inference.fused_network combines the parts; tests
+compare the result with MscaleOCRNet.hierarchy.
 """
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
@@ -25,10 +25,11 @@ from models.ocr import OCRHead
 from models.operations import Value
 from models.scale_attention import ScaleAttention
 
-# Of the branches at 1/8, 1/16, 1/32: does the 3x3 convolution run at the branch's own width, as 9 taps that are
-# enlarged afterwards? Else the branch is enlarged in width first: few channels, cheaper to enlarge than 9 x 512 sums.
+# For the branches at 1/8, 1/16, 1/32: whether the 3x3 convolution runs at the branch's own width, as 9 taps that are
+# enlarged afterwards. If not, the branch is enlarged in width first: its few channels are cheaper to enlarge than
+# 9 x 512 sums.
 AT_OWN_WIDTH = (False, True, True)
-HALO = 2  # rows that the attention's two 3x3 convolutions see beyond a strip
+HALO = 2  # rows beyond a strip that the attention's two 3x3 convolutions read
 
 
 class HeadWeights(NamedTuple):
@@ -52,7 +53,7 @@ class HeadWeights(NamedTuple):
 
 
 class FoldedOperations:
-    """What all `ops` share: every weight is handed to `tensor` once; walks of layers run with folded batch norm."""
+    """Base of all `ops`: every weight is passed to `tensor` once; walks of layers run with folded batch norm."""
 
     def __init__(self) -> None:
         self._once: dict[int, tuple[Any, tuple[Value, ...]]] = {}
@@ -76,14 +77,16 @@ class FoldedOperations:
             self._once[id(key)] = key, tuple(self.tensor(array) for array in arrays())
         return self._once[id(key)][1]
 
-    def folded(self, layer: ConvBN) -> tuple[Value, ...]:
+    def folded(self, layer: ConvBN) -> tuple[Value, Value]:
         """(weight, bias) of a ConvBN."""
-        return self.once(layer, layer.folded)
+        weight, bias = self.once(layer, layer.folded)
+        return weight, bias
 
     # -------------------------------- as models.operations.Operations
 
     def conv_bn(self, layer: ConvBN, x: Value, shortcut: Value | None = None) -> Value:
-        return self.conv(x, *self.folded(layer), stride=layer.stride, padding=layer.padding, add=shortcut,
+        weight, bias = self.folded(layer)
+        return self.conv(x, weight, bias, stride=layer.stride, padding=layer.padding, add=shortcut,
                          relu=layer.relu or shortcut is not None)
 
     def sum_relu(self, terms: Iterable[Value]) -> Value:
@@ -125,12 +128,12 @@ def head_weights(head: OCRHead, channels: Sequence[int]) -> HeadWeights:
 
 def pixels_and_statistics(ops: Any, w: HeadWeights, finest: Value, coarser: Sequence[Value], enlarge: Value,
                           enlarge_shifted: Value) -> tuple[Value, Value, Value, Value]:
-    """A strip of R rows of the pixel features, and what the object regions need of it.
+    """A strip of R rows of the pixel features, and its statistics for the object regions.
 
-    finest: (1, C_0, R + 2, W), one row more on both sides, zero outside of the image. coarser: three (1, C_b, r_b, w_b)
-    with the rows that the strip depends on. enlarge: (R, r_1 + r_2 + r_3), bilinear interpolation of these rows, side
-    by side. enlarge_shifted: (R, 3 r_1 + 3 r_2 + 3 r_3), of each branch the same for the row above, the row, the row
-    below; zero for rows outside of the image.
+    finest: (1, C_0, R + 2, W), with one extra row on both sides, zero outside of the image. coarser: three
+    (1, C_b, r_b, w_b) with the rows that the strip depends on. enlarge: (R, r_1 + r_2 + r_3), the matrices that
+    interpolate these rows bilinearly, side by side. enlarge_shifted: (R, 3 r_1 + 3 r_2 + 3 r_3), for each branch the
+    same matrix for the row above, the row and the row below; zero for rows outside of the image.
     Returns pixels (1, C, R, W); and of the auxiliary logits a: top (K, 1), their maximum m over the strip; total
     (K, 1), the sum of exp(a - m); regions (K, C), the sum of exp(a - m) * pixels.
     """
@@ -160,10 +163,10 @@ def pixels_and_statistics(ops: Any, w: HeadWeights, finest: Value, coarser: Sequ
 
 def logits_and_attention(ops: Any, w: HeadWeights, attention: ScaleAttention | None, pixels: Value, key: Value,
                          context: Value, inside: Value | None = None) -> tuple[Value, Value | None]:
-    """The head behind the object regions, for a strip of rows.
+    """The head after the object regions, for a strip of rows.
 
-    pixels: (1, C, R, W); with attention HALO rows more on both sides, anything outside of the image.
-    key: (K, D), with the scale of the similarity in it. context: (C, K), the object vectors behind f_up's convolution.
+    pixels: (1, C, R, W); with attention HALO extra rows on both sides, of any value outside of the image.
+    key: (K, D), times the scale of the similarity. context: (C, K), the object vectors after f_up's convolution.
     attention: the ScaleAttention, or None where it is not needed. inside: (1, 1, R + 4, 1), 1 for rows of the image,
     else 0.
     Returns logits (1, K, R, W) and attention (1, 1, R, W) or None.
@@ -187,7 +190,7 @@ def logits_and_attention(ops: Any, w: HeadWeights, attention: ScaleAttention | N
 
 
 def object_weights(head: OCRHead) -> dict[str, np.ndarray]:
-    """What `objects` needs of an OCRHead: {name: float32 array}."""
+    """The weights of an OCRHead that `objects` uses: {name: float32 array}."""
     layers = head.layers()
     first, second = layers.key
     folded = {name: layer.folded() for name, layer in (

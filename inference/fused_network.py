@@ -13,10 +13,10 @@ CHUNK = 1 << 24  # floats of an enlarged image that exist at once
 
 
 class Executor(Protocol):
-    """What runs the parts of inference.fused; arrays are NumPy's or Paddle's, those of the executor.
+    """Runs the parts of inference.fused; arrays are NumPy's or Paddle's, depending on the executor.
 
     name: of the backend. device: where it runs, for the log. strip: pixels of a strip of rows, at the backbone's
-    resolution; may be changed. object_weights: as inference.fused.object_weights.
+    resolution; can be changed. object_weights: as inference.fused.object_weights.
     """
     name: str
     device: str
@@ -34,7 +34,7 @@ class Executor(Protocol):
         """As inference.fused.logits_and_attention; attention is None without `inside`."""
 
     def join(self, strips: Sequence[Any]) -> Any:
-        """Strips one below the other."""
+        """Strips concatenated vertically."""
 
     def zeros(self, x: Any, rows: int) -> Any:
         """Zeros like x, with so many rows."""
@@ -43,15 +43,15 @@ class Executor(Protocol):
 class FusedNetwork:
     """(1, 3, H, W) float32 tensor -> [logits (1, K, H, W) float32], those of MscaleOCRNet.hierarchy up to rounding.
 
-    n_scales: as of the model. footprint: what its memory depends on. Of the enlarged features, those of the head and
-    the logits at the highest scale there is never more than a strip.
+    n_scales: those of the model. footprint: what its memory depends on. The enlarged features, the features of the head
+    and the logits at the highest scale exist for one strip at a time only.
     """
 
     def __init__(self, executor: Executor, n_scales: Sequence[float], footprint: memory.Footprint) -> None:
         self.executor, self.n_scales, self.footprint = executor, list(n_scales), footprint
         self.largest_strip = executor.strip
         memory.trim()
-        self.base = memory.used()  # once: later, what an image has left behind would count as taken
+        self.base = memory.used()  # once: later it would include leftovers of images
 
     def peak(self, size: Sequence[int], strip: int | None = None) -> float:
         """Estimated bytes beyond those of the loaded network, for an image of (H, W)."""
@@ -59,13 +59,13 @@ class FusedNetwork:
 
     @paddle.no_grad()
     def __call__(self, x: paddle.Tensor) -> list[paddle.Tensor]:
-        size, total = x.shape[2:], None
-        for scale in sorted(self.n_scales, reverse=True):
+        size = x.shape[2:]
+        highest, *lower = sorted(self.n_scales, reverse=True)
+        above = scaled_size(size, highest)
+        total, _ = self.one_scale(resize(x, above), attend=False)
+        for scale in lower:
             scaled = scaled_size(size, scale)
-            logits, attention = self.one_scale(resize(x, scaled), attend=total is not None)
-            if total is None:
-                total, above = logits, scaled
-                continue
+            logits, attention = self._logits_and_attention(resize(x, scaled))
             total = resize_via(total, above, scaled if scale >= 1 else size)
             logits, attention = resize(logits, scaled), resize(attention, scaled)
             if scale >= 1:  # attention * logits + (1 - attention) * total
@@ -80,21 +80,27 @@ class FusedNetwork:
     def attention_map(self, x: paddle.Tensor, scale: float) -> paddle.Tensor:
         """As MscaleOCRNet.attention_map: (1, 3, H, W) -> (1, 1, H, W) in (0, 1)."""
         scaled = scaled_size(x.shape[2:], scale)
-        return resize(resize(self.one_scale(resize(x, scaled), attend=True)[1], scaled), x.shape[2:])
+        return resize(resize(self._logits_and_attention(resize(x, scaled))[1], scaled), x.shape[2:])
 
-    def one_scale(self, image: paddle.Tensor, attend: bool) -> list[paddle.Tensor | None]:
+    def _logits_and_attention(self, image: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor]:
+        logits, attention = self.one_scale(image, attend=True)
+        assert attention is not None  # with attend
+        return logits, attention
+
+    def one_scale(self, image: paddle.Tensor, attend: bool) -> tuple[paddle.Tensor, paddle.Tensor | None]:
         """(logits (1, K, h, w), attention (1, 1, h, w) or None), float32 tensors at the backbone's resolution."""
-        memory.trim()  # here it peaks
+        memory.trim()  # before the peak of memory
         executor = self.executor
         finest, *coarser = executor.backbone(image)
         del image  # 0.1 GB at 2048x4096
         height, width = finest.shape[2:]
         strips, counts = split_rows(height, [x.shape[2] for x in coarser], max(1, executor.strip // width))
-        pixels, statistics = [], []
+        pixels: list[Any] = []
+        statistics = []
         for s in strips:
-            rows = [x[:, :, low:low + count] for x, low, count in zip(coarser, s.low, counts)]
-            features, values = executor.pixels(self._window([finest], s.start - 1, s.stop + 1), rows, s.enlarge,
-                                               s.enlarge_shifted)
+            coarser_rows = [x[:, :, low:low + count] for x, low, count in zip(coarser, s.low, counts)]
+            features, values = executor.pixels(self._window([finest], s.start - 1, s.stop + 1), coarser_rows,
+                                               s.enlarge, s.enlarge_shifted)
             pixels.append(features)
             statistics.append(values)
         del finest, coarser
@@ -112,10 +118,10 @@ class FusedNetwork:
             strip_logits, attention = executor.logits(x, key, context, inside)
             logits.append(strip_logits)
             attentions.append(attention)
-        return [_tensor(executor.join(x)) if x[0] is not None else None for x in (logits, attentions)]
+        return _tensor(executor.join(logits)), _tensor(executor.join(attentions)) if attend else None
 
     def _window(self, strips: Sequence[Any], start: int, stop: int) -> Any:
-        """Rows [start, stop) of what the strips hold one below the other; zeros for rows that they do not have."""
+        """Rows [start, stop) of the concatenated strips; zeros for rows outside of them."""
         pieces, first = [], 0
         for x in strips:
             low, high = max(start - first, 0), min(stop - first, x.shape[2])
@@ -141,9 +147,9 @@ def _regions(tops: Sequence[np.ndarray], totals: Sequence[np.ndarray], sums: Seq
 
 
 def resize_via(x: paddle.Tensor, above: Sequence[int], size: Sequence[int]) -> paddle.Tensor:
-    """resize(resize(x, above), size) for (1, K, h, w), without ever having the large image whole.
+    """resize(resize(x, above), size) for (1, K, h, w), without the large intermediate image.
 
-    Rows: both maps as one matrix. Columns: one map after the other, for a few rows at a time.
+    Rows: both maps as one matrix. Columns: first one map, then the other, for a few rows at a time.
     """
     if list(above) == list(size):
         return resize(x, size)

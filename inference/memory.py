@@ -1,4 +1,4 @@
-"""How much memory an image will take, and what to do where that is too much."""
+"""Estimates of the memory an image needs, and smaller strips and windows where that is too much."""
 import ctypes
 import logging
 import sys
@@ -14,19 +14,20 @@ from models.mscale_ocrnet import MscaleOCRNet
 
 logger = logging.getLogger(__name__)
 
+Size = tuple[int, int]  # (H, W)
 GB = 1 << 30
-SMALLEST_STRIP = 1 << 13  # pixels; below that, strips compute more rows twice than they save
+SMALLEST_STRIP = 1 << 13  # pixels; below that, overlapping rows cost more than smaller strips save
 SMALLEST_WINDOW = 256
-# Bytes of temporaries per pixel of a strip in the head of W48 (512 channels), and what the backbone takes relative to
-# its activations. Fitted to the resident memory of OpenVINO, images whole and in windows; the other two cover what
-# benchmarks/inference.py shows.
+# Bytes of temporaries per pixel of a strip in the head of W48 (512 channels), and the backbone's memory relative to its
+# activations. Fitted to the resident memory of OpenVINO, for whole images and windows; for the other two, upper bounds
+# of what benchmarks/inference.py measures.
 STRIP_BYTES = 40000
 EXTRA = {'openvino': 1.25, 'onnxruntime': 1.25, 'paddle': 1.6}
 
 
 class Footprint(NamedTuple):
-    """What a network's memory depends on: channels of stage 1, of the finest branch, of the OCR features; classes;
-    bytes of all weights.
+    """The sizes that determine a network's memory: channels of stage 1, of the finest branch, of the OCR features;
+    classes; bytes of all weights.
     """
     stage1: int
     branch: int
@@ -45,7 +46,8 @@ class Footprint(NamedTuple):
         head = pixels * (self.features + 1.875 * self.branch) / 4 + STRIP_BYTES * strip * self.features / 512
         largest = max([s for s in scales if s < top] or [top])  # logits are whole below the highest scale
         fusion = 3 * 4 * self.classes * size[0] * size[1] * max(largest, 1)**2
-        repacked = 2 * self.weights if backend == 'openvino' else 0  # copies for large and small arrays, made when met
+        # OpenVINO repacks the weights for large and for small arrays, on first use.
+        repacked = 2 * self.weights if backend == 'openvino' else 0
         return repacked + image + max(backbone, head, fusion)
 
 
@@ -64,7 +66,7 @@ def used() -> int:
 
 
 def available() -> int:
-    """Bytes that this process may have at most: what is free, or a container's limit, and what it has already."""
+    """Bytes that this process can have in all: what it uses plus what is free, within a container's limit."""
     if paddle.get_device() != 'cpu':
         return paddle.device.cuda.get_device_properties().total_memory
     free = psutil.virtual_memory().available + used()
@@ -76,21 +78,21 @@ def available() -> int:
 
 
 def trim() -> None:
-    """Give the system back what was freed; glibc keeps much of it, and images of many sizes would add up."""
-    libc = ctypes.CDLL(None) if sys.platform == 'linux' else None
-    if hasattr(libc, 'malloc_trim'):  # musl has none
-        libc.malloc_trim(0)
+    """Return freed memory to the system: glibc keeps much of it, and images of many sizes would add up."""
+    malloc_trim = getattr(ctypes.CDLL(None), 'malloc_trim', None) if sys.platform == 'linux' else None
+    if malloc_trim is not None:  # musl has none
+        malloc_trim(0)
 
 
 class Plan(NamedTuple):
-    """strip: pixels of a strip. window: (H, W), perhaps the whole image. need: bytes in all, as estimated."""
+    """strip: pixels of a strip. window: (H, W), possibly the whole image. need: estimated bytes in all."""
     strip: int
-    window: tuple[int, int]
+    window: Size
     need: float
 
 
-class Planned(Protocol):
-    """A network that knows its memory: inference.fused_network.FusedNetwork."""
+class NetworkWithFootprint(Protocol):
+    """A network that estimates its memory: inference.fused_network.FusedNetwork."""
     base: float
     n_scales: list[float]
     largest_strip: int
@@ -100,11 +102,11 @@ class Planned(Protocol):
         ...
 
 
-def fit(network: Planned, size: tuple[int, int], crop_size: tuple[int, int] | None, stride: tuple[int, int] | None,
-        limit: float | None) -> tuple[tuple[int, int] | None, tuple[int, int] | None, int]:
+def fit(network: NetworkWithFootprint, size: Size, crop_size: Size | None, stride: Size | None,
+        limit: float | None) -> tuple[Size | None, Size | None, int]:
     """(crop_size, stride, pixels of a strip) for an image of (H, W) with a network; crop_size None is the whole image.
 
-    limit: bytes, or None to take what is there; a line says if that will not do.
+    limit: bytes, or None for all that is available; a warning is logged if that may not be enough.
     """
     window = crop_size or size
     if limit is None:
@@ -115,29 +117,30 @@ def fit(network: Planned, size: tuple[int, int], crop_size: tuple[int, int] | No
                 '--is_slide, fewer scales (--opts model.n_scales=[0.5,1.0])%s', *window, network.n_scales, need / GB,
                 have / GB, 0.9 * have / GB, ' or --precision fp16' if paddle.get_device() != 'cpu' else '')
         return crop_size, stride, network.largest_strip
-    found = smallest_steps(network, window, limit)
+    found = plan_within(network, window, limit)
     if found.window == tuple(window):
         return crop_size, stride, found.strip
     logger.info('--memory_limit: images of %dx%d go through windows of %dx%d', *size, *found.window)
-    return found.window, tuple(max(1, side * 3 // 4) for side in found.window), found.strip
+    height, width = found.window
+    return found.window, (max(1, height * 3 // 4), max(1, width * 3 // 4)), found.strip
 
 
-def smallest_steps(network: Planned, size: tuple[int, int], limit: float) -> Plan:
-    """The Plan that spares most work within `limit` bytes. Smaller strips come first, then half the longer side.
+def plan_within(network: NetworkWithFootprint, size: Size, limit: float) -> Plan:
+    """The fastest Plan within `limit` bytes: first smaller strips, then windows with half the longer side.
 
-    ValueError if nothing fits.
+    UserError if nothing fits.
     """
     base, window = network.base, list(size)
     strips = [network.largest_strip]
     while strips[-1] > SMALLEST_STRIP:
         strips.append(strips[-1] // 2)
     while True:
-        # Windows are added up in logits of the whole image, which is averaged into another.
+        # Windows are summed into the logits of the whole image, and their average is a second array of that size.
         whole = 0 if window == list(size) else 8 * network.footprint.classes * size[0] * size[1]
         for strip in strips:
             need = base + network.peak(window, strip) + whole
             if need <= limit:
-                return Plan(strip, tuple(window), need)
+                return Plan(strip, (window[0], window[1]), need)
         axis = 0 if window[0] > window[1] else 1
         if window[axis] <= SMALLEST_WINDOW:
             raise UserError(f'--memory_limit {limit / GB:.3g}: expected at least {need / GB:.2f} GB, of which the '

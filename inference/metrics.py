@@ -1,11 +1,14 @@
-"""Scores as the official Cityscapes evaluation counts them (cityscapesscripts, evalPixelLevelSemanticLabeling)."""
+"""Scores computed as in the official Cityscapes evaluation (cityscapesscripts, evalPixelLevelSemanticLabeling)."""
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import numpy as np
 
 from common.errors import UserError
 from common.numbers import finite_or_none
 
 
-def confusion_matrix(label, prediction, num_classes, ignore_index):
+def confusion_matrix(label: np.ndarray, prediction: np.ndarray, num_classes: int, ignore_index: int) -> np.ndarray:
     """int64 (num_classes, num_classes): pixels of class i (row, ground truth) that were predicted as j (column).
 
     label, prediction: integer arrays of the same shape, train ids. Pixels whose label is ignore_index do not count.
@@ -17,7 +20,7 @@ def confusion_matrix(label, prediction, num_classes, ignore_index):
     return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
-def scores(matrix):
+def scores(matrix: np.ndarray) -> dict[str, Any]:
     """Per-class and mean scores of a confusion matrix, all in [0, 1].
 
     Returns a dict with 'iou', 'precision' and 'recall', float64 (K,), NaN where undefined (0 / 0), and the floats
@@ -34,9 +37,9 @@ def scores(matrix):
             'accuracy': float(true.sum() / matrix.sum()) if matrix.sum() else float('nan')}
 
 
-def table(result, names):
-    """The scores as text: one line per class, classes that do not occur marked by a dash."""
-    def percent(value):
+def table(result: Mapping[str, Any], names: Sequence[str]) -> str:
+    """The scores as text: one line per class, a dash where undefined."""
+    def percent(value: float) -> str:
         return f'{100 * value:9.2f}' if np.isfinite(value) else f'{"-":>9}'
 
     width = max(map(len, names))
@@ -46,7 +49,7 @@ def table(result, names):
     return '\n'.join(lines)
 
 
-def as_json(result, names):
+def as_json(result: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
     """The scores in plain types: {'miou', 'accuracy', 'classes': {name: {'iou', 'precision', 'recall'}}}, NaN null."""
     return {'miou': finite_or_none(result['miou']), 'accuracy': finite_or_none(result['accuracy']),
             'classes': {name: {key: finite_or_none(result[key][i]) for key in ('iou', 'precision', 'recall')}

@@ -21,7 +21,7 @@ class OnnxOps(fused.FoldedOperations):
         super().__init__()
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: list[onnx.TensorProto] = []
-        self.channels: dict[str, int | None] = {}  # of what `linear` made, enlarged or not
+        self.channels: dict[str, int] = {}  # of the outputs of `linear`, resized or not
         self._constants: dict[tuple[int, ...], str] = {}
         self._shifts: dict[tuple[int, int], str] = {}
 
@@ -64,7 +64,7 @@ class OnnxOps(fused.FoldedOperations):
         return first
 
     def sum_shifted(self, columns: Sequence[str]) -> str:
-        # As depthwise convolutions, which engines have fast kernels for, unlike Slice and Pad.
+        # As depthwise convolutions: OpenVINO and ONNX Runtime have faster kernels for them than for Slice and Pad.
         left, middle, right = columns
         channels = self.channels[middle]
         for x, place in ((left, 0), (right, 2)):
@@ -90,7 +90,8 @@ class OnnxOps(fused.FoldedOperations):
         """Bilinear; the axes from `axis` on get the lengths of `like`."""
         size = self.node('Concat', self.node('Shape', x, end=axis), self.node('Shape', like, start=axis), axis=0)
         y = self.node('Resize', x, '', '', size, mode='linear', coordinate_transformation_mode='half_pixel')
-        self.channels[y] = self.channels.get(x)
+        if x in self.channels:
+            self.channels[y] = self.channels[x]
         return y
 
     def _slice(self, x: str, axis: int, start: int, stop: int) -> str:

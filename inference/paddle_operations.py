@@ -1,5 +1,6 @@
 """The operations of inference.fused, computed by Paddle, on a CPU or a GPU."""
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import paddle
@@ -8,13 +9,15 @@ import paddle.nn.functional as F
 from inference.fused import FoldedOperations
 from models.layers import cast, convolve, resize
 
+Dtype = Literal['float32', 'bfloat16', 'float16']
+
 
 class PaddleOps(FoldedOperations):
     """Tensors in, tensors out. dtype: of weights and activations; softmax and sums over pixels stay float32."""
 
-    def __init__(self, dtype: str = 'float32') -> None:
+    def __init__(self, dtype: Dtype = 'float32') -> None:
         super().__init__()
-        self.dtype = dtype
+        self.dtype: Dtype = dtype
 
     def tensor(self, array: np.ndarray) -> paddle.Tensor:
         return paddle.to_tensor(array).astype(self.dtype)
@@ -45,7 +48,7 @@ class PaddleOps(FoldedOperations):
         return first
 
     def sum_shifted(self, columns: Sequence[paddle.Tensor]) -> paddle.Tensor:
-        """Three (1, C, r, W) -> the same: sum of what is to the left in the first, here in the second, to the right."""
+        """Three (1, C, r, W) -> the same: sum of each pixel's left neighbour, itself, and right neighbour."""
         left, middle, right = columns
         middle[..., 1:] = middle[..., 1:] + left[..., :-1]
         middle[..., :-1] = middle[..., :-1] + right[..., 1:]

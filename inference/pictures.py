@@ -2,7 +2,8 @@
 import io
 import os
 from collections import Counter, deque
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -12,22 +13,24 @@ from PIL import Image
 from common.atomic_io import write_atomically
 from common.errors import FileError, UserError
 from datasets import reading
+from datasets.labels import LabelSet
 
 IMAGE_SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp')
 
 
-def find_inputs(path, exclude=None, flag='--image_path'):
+def find_inputs(path: str | os.PathLike, exclude: str | os.PathLike | None = None,
+                flag: str = '--image_path') -> list[tuple[Path, Path]]:
     """[(image, relative output path without suffix)] of an image, a folder (searched recursively) or a list file.
 
-    A list file (.txt, .lst) has one image per line, relative to the list or absolute. `exclude` is a folder whose
-    content is not searched (earlier predictions). Two images that would write the same output keep their suffix in
-    its name. ValueError or FileNotFoundError with one line, which names `flag`, when there is nothing to do.
+    A list file (.txt, .lst) has one image per line, relative to the list or absolute. `exclude` is a folder that is
+    not searched (earlier predictions). Images whose outputs would have the same name keep their suffix in it.
+    UserError or FileError with one line that names `flag` if there are no images.
     """
     path = Path(path)
     if path.is_dir():
-        exclude = Path(exclude).resolve() if exclude else None
+        excluded = Path(exclude).resolve() if exclude else None
         images = sorted(p for p in path.rglob('*') if p.is_file() and p.suffix.lower() in IMAGE_SUFFIXES
-                        and exclude not in p.resolve().parents)
+                        and excluded not in p.resolve().parents)
         outputs = [p.relative_to(path) for p in images]
     elif path.suffix.lower() in ('.txt', '.lst', '.list'):
         images = [path.parent / line.strip() for line in path.read_text().splitlines() if line.strip()]
@@ -46,14 +49,12 @@ def find_inputs(path, exclude=None, flag='--image_path'):
     return [(image, stem if uses[stem] == 1 else output) for image, stem, output in zip(images, stems, outputs)]
 
 
-def read_image(path):
-    """uint8 (H, W, 3) BGR of an image that need not be part of a dataset. Raises UserError with one line."""
-    if not Path(path).is_file():
-        raise FileError(f'{path}: expected an image, found nothing there')
+def read_image(path: str | os.PathLike) -> np.ndarray:
+    """uint8 (H, W, 3) BGR of an image that need not be part of a dataset; FileError or UserError with one line."""
     return reading.read_image(path, fix='copy it again or leave it out')
 
 
-def palette_png(train_ids, colors):
+def palette_png(train_ids: np.ndarray, colors: np.ndarray) -> bytes:
     """PNG bytes of uint8 (H, W) train ids, stored as indices with the palette uint8 (256, 3) RGB."""
     picture = Image.fromarray(train_ids)
     picture.putpalette(colors.tobytes())
@@ -62,22 +63,23 @@ def palette_png(train_ids, colors):
     return buffer.getvalue()
 
 
-def overlay(image, train_ids, colors, weight=0.6):
+def overlay(image: np.ndarray, train_ids: np.ndarray, colors: np.ndarray, weight: float = 0.6) -> np.ndarray:
     """uint8 (H, W, 3) BGR: `weight` of the image, the rest of the colours of its prediction."""
     return cv2.addWeighted(image, weight, colors[train_ids][..., ::-1].astype(np.uint8), 1 - weight, 0)
 
 
-def _outputs(save_dir, name):
+def _outputs(save_dir: str | os.PathLike, name: str | os.PathLike) -> list[Path]:
     """Files of a prediction: train ids as a palette PNG, overlay."""
     return [Path(save_dir) / folder / f'{name}.png' for folder in ('pseudo_color_prediction', 'added_prediction')]
 
 
-def is_written(save_dir, name):
-    """Whether an image has its predictions; they are written atomically, so what is there is whole."""
+def is_written(save_dir: str | os.PathLike, name: str | os.PathLike) -> bool:
+    """Whether an image has its predictions; they are written atomically, so an existing file is complete."""
     return all(path.is_file() for path in _outputs(save_dir, name))
 
 
-def write_prediction(save_dir, name, image, train_ids, colors):
+def write_prediction(save_dir: str | os.PathLike, name: str | os.PathLike, image: np.ndarray, train_ids: np.ndarray,
+                     colors: np.ndarray) -> None:
     """Write pseudo_color_prediction/{name}.png and added_prediction/{name}.png, atomically."""
     ids, added = _outputs(save_dir, name)
     write_atomically(added, cv2.imencode('.png', overlay(image, train_ids, colors))[1].tobytes())
@@ -87,28 +89,29 @@ def write_prediction(save_dir, name, image, train_ids, colors):
 class Writer:
     """write_prediction in a thread, while the next image is predicted; at most two images wait.
 
-    As a context: at its end all is written. An error of a write is raised by the next call or at the end.
+    A context manager: at its end everything is written. A failed write raises its error in a later call or at the end.
     """
 
-    def __init__(self, save_dir, colors):
-        self._save_dir, self._colors, self._waiting = save_dir, colors, deque()
+    def __init__(self, save_dir: str | os.PathLike, colors: np.ndarray) -> None:
+        self._save_dir, self._colors = save_dir, colors
+        self._waiting: deque[Future[None]] = deque()
         self._pool = ThreadPoolExecutor(1)
 
-    def write(self, name, image, train_ids):
+    def write(self, name: str | os.PathLike, image: np.ndarray, train_ids: np.ndarray) -> None:
         self._waiting.append(self._pool.submit(write_prediction, self._save_dir, name, image, train_ids, self._colors))
         while len(self._waiting) > 2:
             self._waiting.popleft().result()
 
-    def __enter__(self):
+    def __enter__(self) -> 'Writer':
         return self
 
-    def __exit__(self, kind, *_):
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._pool.shutdown(cancel_futures=kind is not None)
         for future in self._waiting if kind is None else ():
             future.result()
 
 
-def color_table(labels, custom=None):
+def color_table(labels: LabelSet, custom: Sequence[int] | None = None) -> np.ndarray:
     """uint8 (256, 3) RGB: the label set's colours, or `custom`, a flat list of R G B for every class."""
     if custom is None:
         return labels.color_table()

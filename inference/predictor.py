@@ -1,7 +1,9 @@
-"""The one place where an image becomes logits: validation, prediction and evaluation during training go through it."""
+"""The only code from an image to logits: validation, prediction and evaluation during training all use it."""
+import functools
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import operator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,14 +15,14 @@ from inference import memory
 
 
 class Predictor:
-    """A model and the way to run it, as a function from a preprocessed image to logits or train ids.
+    """A model and its test-time settings, as a function from a preprocessed image to logits or train ids.
 
-    model: evaluation mode, (1, 3, H, W) -> [logits (1, K, H, W)].
+    model: in evaluation mode, (1, 3, H, W) -> [logits (1, K, H, W)].
     scales, flip_horizontal, flip_vertical: test-time augmentation; the logits of all combinations are averaged. These
-        scales come on top of the model's own n_scales and are rarely worth their time.
+        scales multiply the model's own n_scales and are rarely worth their time.
     crop_size, stride: (H, W) in pixels of a sliding window; None runs the whole image at once.
-    memory_limit: bytes; strips and windows are made so small that an image needs no more (inference.memory), as far as
-        crop_size leaves that open. None takes what is there, with a warning where it will not do.
+    memory_limit: bytes; strips and windows are made small enough for it (inference.memory), within crop_size if given.
+        None uses all available memory, with a warning if that may not be enough.
     """
 
     def __init__(self, model: Any, scales: Sequence[float] = (1.0,), flip_horizontal: bool = False,
@@ -36,7 +38,7 @@ class Predictor:
         self.crop_size = crop_size
         self.stride = stride
         self.memory_limit = memory_limit
-        self._planned: dict[tuple[int, int], tuple] = {}
+        self._planned: dict[tuple[int, int], tuple[Any, ...]] = {}
         if memory_limit is not None and not hasattr(model, 'footprint'):
             raise UserError(f'--memory_limit: expected a MscaleOCRNet on an HRNet, found {type(model).__name__}; use '
                              '--is_slide')
@@ -44,15 +46,16 @@ class Predictor:
     @paddle.no_grad()
     def logits(self, image: paddle.Tensor) -> paddle.Tensor:
         """float32 (1, 3, H, W), normalised -> float32 (1, K, H, W)."""
+        return functools.reduce(operator.add, self._augmented(image)) / (len(self.scales) * len(self.flips))
+
+    def _augmented(self, image: paddle.Tensor) -> Iterator[paddle.Tensor]:
+        """The logits of every scale and flip, at the size of the image and flipped back."""
         height, width = image.shape[2:]
-        total = None
         for scale in self.scales:
             scaled = _resize(image, int(height * scale + 0.5), int(width * scale + 0.5))
             for axes in self.flips:
                 logits = self._windows(scaled.flip(axes) if axes else scaled, *self._window(scaled.shape[2:]))
-                logits = _resize(logits.flip(axes) if axes else logits, height, width)
-                total = logits if total is None else total + logits
-        return total / (len(self.scales) * len(self.flips))
+                yield _resize(logits.flip(axes) if axes else logits, height, width)
 
     def _window(self, size: Sequence[int]) -> Sequence[tuple[int, int] | None]:
         """(crop_size, stride) for an image of (H, W), planned once per size; the strips are set as well."""
@@ -70,26 +73,27 @@ class Predictor:
         if crop_size is None or stride is None:
             return self.model(image)[0]
         size = image.shape[2:]
-        total = count = None
+        total: paddle.Tensor | None = None
+        count = paddle.zeros([1, 1, *size])
         for top, left in itertools.product(*map(_starts, size, crop_size, stride)):
             rows = slice(top, min(top + crop_size[0], size[0]))
             cols = slice(left, min(left + crop_size[1], size[1]))
             logits = self.model(image[:, :, rows, cols])[0]
             if total is None:
                 total = paddle.zeros([1, logits.shape[1], *size])
-                count = paddle.zeros([1, 1, *size])
             total[:, :, rows, cols] = total[:, :, rows, cols] + logits
             count[:, :, rows, cols] = count[:, :, rows, cols] + 1
+        assert total is not None  # there is at least one window
         return total / count
 
     def __call__(self, sample: Mapping[str, Any]) -> np.ndarray:
         """A sample {'img': float32 (3, h, w), 'trans_info': ...} -> uint8 (H, W) train ids at the original size."""
         logits = self.logits(paddle.to_tensor(np.asarray(sample['img'])).unsqueeze(0))
-        return undo(logits, sample.get('trans_info', ())).argmax(axis=1)[0].numpy().astype(np.uint8)
+        return restore_size(logits, sample.get('trans_info', ())).argmax(axis=1)[0].numpy().astype(np.uint8)
 
 
-def undo(logits: paddle.Tensor, trans_info: Iterable) -> paddle.Tensor:
-    """Logits back at the size of the original image; trans_info is the list that PaddleSeg's transforms leave."""
+def restore_size(logits: paddle.Tensor, trans_info: Iterable) -> paddle.Tensor:
+    """Logits resized and cropped to the original image; trans_info: the list recorded by PaddleSeg's transforms."""
     for kind, (height, width) in reversed(list(trans_info)):
         if kind == 'resize':
             logits = _resize(logits, int(height), int(width))
@@ -101,8 +105,11 @@ def undo(logits: paddle.Tensor, trans_info: Iterable) -> paddle.Tensor:
     return logits
 
 
+undo = restore_size  # the name that tools/autolabel.py imports
+
+
 def _starts(size: int, crop: int, stride: int) -> list[int]:
-    """Where windows begin along one axis: every `stride` pixels, the last one flush with the end."""
+    """Starts of the windows along one axis: every `stride` pixels, the last window flush with the end."""
     count = math.ceil(max(size - crop, 0) / stride) + 1
     return [max(min(i * stride, size - crop), 0) for i in range(count)]
 

@@ -1,14 +1,19 @@
-"""Reading ahead in threads (decoding and NumPy release the interpreter lock), with bounded memory."""
+"""Reading ahead in threads (decoding and NumPy release Python's lock), with bounded memory."""
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
+
+Item = TypeVar('Item')
 
 
-def prefetch(function, items, num_workers):
-    """Yield (item, result, error) in order; at most num_workers + 1 results wait. 0 workers: computed when asked for.
+def prefetch(function: Callable[[Item], Any], items: Iterable[Item],
+             num_workers: int) -> Iterator[tuple[Item, Any, Exception | None]]:
+    """Yield (item, result, error) in order; at most num_workers + 1 results wait. 0 workers: computed on demand.
 
-    An exception of `function` is the third element, the result is None then.
+    The third element is an exception of `function`, with the result None, or None.
     """
-    def attempt(item):
+    def attempt(item: Item) -> tuple[Item, Any, Exception | None]:
         try:
             return item, function(item), None
         except Exception as error:
@@ -18,7 +23,7 @@ def prefetch(function, items, num_workers):
         yield from map(attempt, items)
         return
     with ThreadPoolExecutor(num_workers) as pool:
-        waiting = deque()
+        waiting: deque[Future[tuple[Item, Any, Exception | None]]] = deque()
         try:
             for item in items:
                 waiting.append(pool.submit(attempt, item))

@@ -17,9 +17,9 @@ def bilinear_rows(size: int, out: int) -> np.ndarray:
 
 
 class Strip(NamedTuple):
-    """A strip of output rows [start, stop), and what of the coarser branches it needs: rows from low[b] on of each.
+    """A strip of output rows [start, stop); it needs rows from low[b] on of the coarser branch b.
 
-    enlarge, enlarge_shifted: as inference.fused.pixels_and_statistics has them.
+    enlarge, enlarge_shifted: as for inference.fused.pixels_and_statistics.
     """
     start: int
     stop: int
@@ -29,7 +29,7 @@ class Strip(NamedTuple):
 
 
 def split_rows(height: int, coarser_heights: Sequence[int], rows: int) -> tuple[list[Strip], list[int]]:
-    """List of Strip of about `rows` rows each, and for the three coarser branches the number of rows they all take."""
+    """Strips of about `rows` rows each, and the number of rows each takes of the three coarser branches."""
     number = -(-height // rows)
     rows = -(-height // number)
     matrices = [bilinear_rows(size, height) for size in coarser_heights]

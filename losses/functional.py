@@ -3,10 +3,10 @@ import paddle
 
 from common.errors import UserError
 
-from .statistics import full_precision, softmax_statistics
+from .statistics import SoftmaxStatistics, full_precision, softmax_statistics
 
 
-def dice(logits, labels, ignore_index=255):
+def dice(logits: paddle.Tensor, labels: paddle.Tensor, ignore_index: int = 255) -> paddle.Tensor:
     """Soft dice loss, averaged over the classes (Milletari et al. 2016, here with plain sums in the denominator as in
     the recipe's published training code).
 
@@ -28,14 +28,16 @@ def dice(logits, labels, ignore_index=255):
     return dice_from_statistics(softmax_statistics(logits, labels, ignore_index))
 
 
-def bootstrapped_cross_entropy(logits, labels, min_K, loss_th, ignore_index=255):
+def bootstrapped_cross_entropy(logits: paddle.Tensor, labels: paddle.Tensor, min_K: int, loss_th: float,
+                               ignore_index: int = 255) -> paddle.Tensor:
     """Cross entropy of an image's hardest pixels, averaged over the images (the recipe's published configuration).
 
     Per image: if more than `min_K` pixels have a loss above `loss_th`, the mean over those, else the sum of the `min_K`
     largest losses divided by `min_K`. An image with fewer than `min_K` valid pixels uses all of them and still divides
-    by `min_K`, as the published code does: a crop that is nearly all void should not weigh its few pixels up. (Of an
-    image with fewer than `min_K` pixels, void or not, that is the mean over its pixels.) An image that is all void adds
-    0 to the mean over images. Pixels that tie for the last of the `min_K` places share the remaining weight equally.
+    by `min_K`, as the published code does: the few pixels of a crop that is nearly all void get no extra weight. (For
+    an image with fewer than `min_K` pixels, void or not, that is the mean over its pixels.) An image that is all void
+    adds 0 to the mean over images. Pixels that tie for the last of the `min_K` places share the remaining weight
+    equally.
 
     Args:
         logits (Tensor): (N, C, H, W), any float dtype.
@@ -55,7 +57,7 @@ def bootstrapped_cross_entropy(logits, labels, min_K, loss_th, ignore_index=255)
 
 
 @full_precision
-def dice_from_statistics(statistics):
+def dice_from_statistics(statistics: SoftmaxStatistics) -> paddle.Tensor:
     """`dice` from `SoftmaxStatistics`."""
     _, probability, intersection, count = statistics
     loss = (1 - 2 * intersection / (probability + count + 1e-5)).mean()
@@ -63,23 +65,23 @@ def dice_from_statistics(statistics):
 
 
 @full_precision
-def bootstrapped_from_statistics(statistics, min_K, loss_th):
+def bootstrapped_from_statistics(statistics: SoftmaxStatistics, min_K: int, loss_th: float) -> paddle.Tensor:
     """`bootstrapped_cross_entropy` from `SoftmaxStatistics`."""
     return (statistics.nll * _bootstrap_weights(statistics.nll, min_K, loss_th)).sum()
 
 
 @paddle.no_grad()
-def _bootstrap_weights(nll, min_K, loss_th):
+def _bootstrap_weights(nll: paddle.Tensor, min_K: int, loss_th: float) -> paddle.Tensor:
     """The weight of every pixel (N, H*W) in the batch's loss, given its losses, which are 0 at void.
 
-    Void pixels may fill up the `min_K` places: their loss and its gradient are 0 whatever their weight.
+    Void pixels may be among the `min_K`: their loss and its gradient are 0 whatever their weight.
     """
     num_images, num_pixels = nll.shape
     places = min(min_K, num_pixels)
     threshold = paddle.full([num_images, 1], loss_th, nll.dtype)
     num_above = _per_image(nll > threshold)
     enough = num_above > min_K
-    # Waits for the device, but early in training spares the selection, on a CPU a fifth of the forward pass.
+    # Synchronises with the device, but early in training avoids the selection, a fifth of the forward pass on a CPU.
     if not enough.all():
         last = paddle.topk(nll, places, axis=1, sorted=False)[0].min(axis=1, keepdim=True)
         threshold = paddle.where(enough, threshold, last)
@@ -89,12 +91,12 @@ def _bootstrap_weights(nll, min_K, loss_th):
     return (above.astype(nll.dtype) + tied.astype(nll.dtype) * share) / (size * num_images)
 
 
-def _per_image(mask):
+def _per_image(mask: paddle.Tensor) -> paddle.Tensor:
     return mask.astype('int64').sum(axis=1, keepdim=True)
 
 
-def check_bootstrap(min_K, loss_th):
-    """Raise ValueError unless `min_K` and `loss_th` make sense."""
+def check_bootstrap(min_K: float, loss_th: float) -> None:
+    """UserError if `min_K` or `loss_th` is out of range."""
     if min_K < 1 or min_K != int(min_K):
         raise UserError(f'min_K: expected a whole number of pixels, at least 1, found {min_K}; the recipe has 100000')
     if not loss_th >= 0:

@@ -1,11 +1,12 @@
-"""What a softmax-based loss needs to know of a batch, without ever holding the softmax of a batch.
+"""The statistics that softmax-based losses need of a batch, computed without storing the batch's softmax.
 
 The loss of a 2048x1024 crop with 19 classes has 160 MB of logits per output. Autograd over the textbook formulas keeps
 several arrays of that size per loss. Here one pass over strips of pixels reduces the logits to one number per pixel and
-a few per class; the losses are formulas over those. The backward pass recomputes the softmax strip by strip.
+a few per class, from which the losses are computed. The backward pass recomputes the softmax strip by strip.
 """
 import functools
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, NamedTuple, ParamSpec, TypeVar
 
 import paddle
 from paddle.autograd import PyLayer
@@ -17,6 +18,9 @@ from common.errors import UserError
 CPU_STRIP = 1 << 15
 GPU_STRIP = 1 << 18
 
+Parameters = ParamSpec('Parameters')
+Result = TypeVar('Result')
+
 
 class SoftmaxStatistics(NamedTuple):
     """Sums and losses of `p = softmax(logits)` over the valid pixels.
@@ -24,21 +28,21 @@ class SoftmaxStatistics(NamedTuple):
     nll: (N, H*W), -log p of the labelled class; 0 at void.
     probability: (C,), sum of p over batch and space.
     intersection: (C,), the same sum over the pixels labelled with the class.
-    count: (C,), number of pixels labelled with the class; carries no gradient.
+    class_count: (C,), number of pixels labelled with the class; carries no gradient.
     All are float32, or float64 if the logits are.
     """
     nll: paddle.Tensor
     probability: paddle.Tensor
     intersection: paddle.Tensor
-    count: paddle.Tensor
+    class_count: paddle.Tensor
 
 
-def full_precision(function):
-    """Decorator: run `function` outside automatic mixed precision, whose float16 neither the sums over millions of
-    pixels nor the weights of about 1e-6 survive."""
+def full_precision(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+    """Decorator: run `function` outside automatic mixed precision: float16 holds neither the sums over millions of
+    pixels nor weights of about 1e-6."""
 
     @functools.wraps(function)
-    def wrapped(*args, **kwargs):
+    def wrapped(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
         with paddle.amp.auto_cast(enable=False):
             return function(*args, **kwargs)
 
@@ -46,7 +50,7 @@ def full_precision(function):
 
 
 @full_precision
-def softmax_statistics(logits, labels, ignore_index=255):
+def softmax_statistics(logits: paddle.Tensor, labels: paddle.Tensor, ignore_index: int = 255) -> SoftmaxStatistics:
     """Reduce logits to `SoftmaxStatistics`, differentiable in the logits.
 
     The graph keeps the logits, the labels and one float per pixel (the log of the softmax's denominator).
@@ -59,7 +63,7 @@ def softmax_statistics(logits, labels, ignore_index=255):
 
     Raises:
         ValueError: shapes that do not fit, labels that are not integers or lie outside the classes. The range check
-            waits for the device once.
+            synchronises with the device once.
     """
     labels = _checked_labels(logits, labels, ignore_index)
     num_classes = logits.shape[1]
@@ -82,25 +86,27 @@ class _Statistics(PyLayer):
 
     @staticmethod
     @full_precision
-    def forward(ctx, logits, labels, ignore_index):
+    def forward(ctx: Any, logits: paddle.Tensor, labels: paddle.Tensor,
+                ignore_index: int) -> tuple[paddle.Tensor, paddle.Tensor, paddle.Tensor]:
         dtype = _work_dtype(logits)
         num_images, num_classes, _, width = logits.shape
         column, row = paddle.ones([num_classes], dtype), paddle.ones([width], dtype)
         probability = paddle.zeros([num_classes], 'float64')
-        nll, normalizer = [], []
+        nll_strips, normalizer_strips = [], []
         for _, z, target, valid in _strips(logits, labels, ignore_index):
             top = _max_over_classes(z)
             z.subtract_(top)
             z_target = _at_target(z, target)
             total = paddle.matmul(column, z.exp_())
             log_total = total.log()
-            nll.append(paddle.where(valid, log_total - z_target, paddle.zeros_like(top)))
-            normalizer.append(top + log_total)
+            nll_strips.append(paddle.where(valid, log_total - z_target, paddle.zeros_like(top)))
+            normalizer_strips.append(top + log_total)
             z.multiply_(valid.astype(dtype) / total)
             # Image rows first, then float64: one long float32 sum is off by 3e-5.
             rows = paddle.matmul(z.reshape([num_classes, -1, width]), row)
             probability += rows.astype('float64').sum(axis=1)
-        nll, normalizer = (paddle.concat(strips).reshape([num_images, -1]) for strips in (nll, normalizer))
+        nll, normalizer = (paddle.concat(strips).reshape([num_images, -1])
+                           for strips in (nll_strips, normalizer_strips))
         valid = labels != ignore_index
         # float64, because a large class adds up millions of probabilities one after the other.
         p_target = valid.astype('float64') * paddle.exp(-nll).astype('float64')
@@ -112,7 +118,9 @@ class _Statistics(PyLayer):
 
     @staticmethod
     @full_precision
-    def backward(ctx, d_nll, d_probability, d_intersection):
+    def backward(  # type: ignore[override]  # Paddle's stub lacks the None of inputs without gradient
+            ctx: Any, d_nll: paddle.Tensor, d_probability: paddle.Tensor,
+            d_intersection: paddle.Tensor) -> tuple[paddle.Tensor, None]:
         logits, labels, normalizer = ctx.saved_tensor()
         num_images, num_classes, height, width = logits.shape
         grad = paddle.empty([num_images * num_classes * height, width], _work_dtype(logits))
@@ -131,10 +139,11 @@ class _Statistics(PyLayer):
         return grad.reshape(logits.shape).astype(logits.dtype), None
 
 
-def _strips(logits, labels, ignore_index):
+def _strips(logits: paddle.Tensor, labels: paddle.Tensor, ignore_index: int) -> Iterator[
+        tuple[tuple[int, slice], paddle.Tensor, paddle.Tensor, paddle.Tensor]]:
     """Yield ((image, slice of pixels), logits (C, pixels), target (pixels,), valid (pixels,)) for whole rows of images.
 
-    The logits are a float32 or float64 copy, free to be overwritten; void pixels get target 0.
+    The logits are a float32 or float64 copy that may be overwritten; void pixels get target 0.
     """
     logits = logits.astype(_work_dtype(logits))
     num_images, num_classes, height, width = logits.shape
@@ -151,7 +160,7 @@ def _strips(logits, labels, ignore_index):
             yield (image, pixels), strip, paddle.where(valid, label, paddle.zeros_like(label)), valid
 
 
-def _max_over_classes(z):
+def _max_over_classes(z: paddle.Tensor) -> paddle.Tensor:
     """Maximum over axis 0 by halving, a fifth of the time of `max` on a CPU; the halves may overlap."""
     while z.shape[0] > 1:
         half = (z.shape[0] + 1) // 2
@@ -159,16 +168,16 @@ def _max_over_classes(z):
     return z[0]
 
 
-def _at_target(values, target):
-    # Without broadcasting, for which Paddle copies the values first.
+def _at_target(values: paddle.Tensor, target: paddle.Tensor) -> paddle.Tensor:
+    # No broadcasting: Paddle would copy the values first.
     return paddle.take_along_axis(values, target.unsqueeze(0), 0, broadcast=False).squeeze(0)
 
 
-def _work_dtype(logits):
+def _work_dtype(logits: paddle.Tensor) -> Literal['float32', 'float64']:
     return 'float64' if logits.dtype == paddle.float64 else 'float32'
 
 
-def _checked_labels(logits, labels, ignore_index):
+def _checked_labels(logits: paddle.Tensor, labels: paddle.Tensor, ignore_index: int) -> paddle.Tensor:
     """Labels as int64 (N, H*W)."""
     if logits.ndim != 4:
         raise UserError(f'logits: expected shape (N, C, H, W), found {tuple(logits.shape)}; pass one output at a time')
@@ -183,7 +192,7 @@ def _checked_labels(logits, labels, ignore_index):
         labels = labels.astype('int64')
     outside = (labels != ignore_index) & ((labels < 0) | (labels >= num_classes))
     if outside.any():
-        found = sorted(set(labels.masked_select(outside).tolist()))
+        found = sorted(set(labels.masked_select(outside).numpy().tolist()))
         raise UserError(f'labels: expected ids 0..{num_classes - 1} or {ignore_index} (void), found {found[:5]}; '
                          'map the label files to train ids')
     return labels

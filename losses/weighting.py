@@ -1,13 +1,18 @@
-"""The weighted sum of the losses of all outputs: the only place where outputs, losses and coefficients meet."""
+"""The weighted sum of the losses of all outputs: the one place that combines outputs, losses and coefficients."""
 import re
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import paddle
 
 from common.errors import UserError
 
 from .layers import StatisticsLoss
-from .statistics import softmax_statistics
+from .statistics import SoftmaxStatistics, softmax_statistics
 
 
-def weighted_losses(logits_list, labels, losses):
+def weighted_losses(logits_list: Sequence[paddle.Tensor], labels: paddle.Tensor,
+                    losses: Mapping[str, Any]) -> tuple[paddle.Tensor, dict[str, paddle.Tensor]]:
     """The training loss and its terms.
 
     Type i of `losses` applies to output i modulo the number of outputs, so that the recipe's eight types (four dice,
@@ -36,8 +41,10 @@ def weighted_losses(logits_list, labels, losses):
     if len(coefs) != len(types):
         raise UserError(f'loss.coef: expected {len(types)} numbers, one for each of loss.types, found {len(coefs)}; '
                          'give as many')
-    outputs, statistics, values = {}, {}, {}
-    total = 0
+    outputs: dict[int, int] = {}  # id of the tensor -> number of the output
+    statistics: dict[tuple[int, int], SoftmaxStatistics] = {}
+    values: dict[str, paddle.Tensor] = {}
+    total: Any = 0
     for i, (layer, coef) in enumerate(zip(types, coefs)):
         logits = logits_list[i % len(logits_list)]
         output = outputs.setdefault(id(logits), len(outputs))
@@ -54,14 +61,14 @@ def weighted_losses(logits_list, labels, losses):
     return total, values
 
 
-def _parts(layer):
+def _parts(layer: Any) -> list[tuple[Any, float]]:
     # By name, as PaddleSeg does: this package does not import it.
     if type(layer).__name__ == 'MixedLoss':
         return list(zip(layer.losses, layer.coef))
     return [(layer, 1)]
 
 
-def _name(layer, output, taken):
+def _name(layer: Any, output: int, taken: Collection[str]) -> str:
     kind = getattr(layer, 'short_name', None)
     if kind is None:
         kind = re.sub(r'(?<=[a-z0-9])(?=[A-Z])', '_', re.sub('Loss$', '', type(layer).__name__)).lower()

@@ -1,7 +1,8 @@
 """HRNet backbone (Wang et al., "Deep High-Resolution Representation Learning for Visual Recognition", 2019).
 
-The variant with explicit padding that the published 87.00% weights use; parameter names are theirs.
+The variant with explicit padding used by the published 87.00% weights, with their parameter names.
 """
+import typing
 from collections.abc import Sequence
 from functools import partial
 
@@ -47,9 +48,9 @@ class Bottleneck(nn.Layer):
 
 
 class Fusion(nn.LayerDict):
-    """Every branch receives the sum of all branches, brought to its resolution and width.
+    """Every branch receives the sum of all branches, converted to its resolution and width.
 
-    From a coarser branch: 1x1 convolution, bilinear enlargement. From a finer one: a chain of stride-2 convolutions.
+    From a coarser branch: 1x1 convolution, then bilinear upsampling. From a finer one: stride-2 convolutions.
     """
 
     def __init__(self, channels: list[int], name: str) -> None:
@@ -66,25 +67,26 @@ class Fusion(nn.LayerDict):
         self._name = name
 
     def path(self, source: int, target: int) -> list[ConvBN]:
-        """The convolutions from one branch to another, 0 the finest; from a coarser one, enlargement follows."""
+        """The convolutions from one branch to another, 0 is the finest; from a coarser one, upsampling follows."""
         prefix = f'residual_{self._name}_layer_{target + 1}_{source + 1}'
-        return [self[prefix]] if source > target else [self[f'{prefix}_{k + 1}'] for k in range(target - source)]
+        names = [prefix] if source > target else [f'{prefix}_{k + 1}' for k in range(target - source)]
+        return [typing.cast(ConvBN, self[name]) for name in names]
 
     def walk(self, ops: Operations, x: list[Value]) -> list[Value]:
-        def brought(source: int, target: int) -> Value:
+        def converted(source: int, target: int) -> Value:
             y = x[source]
             for layer in self.path(source, target):
                 y = ops.conv_bn(layer, y)
             return ops.resize(y, x[target]) if source > target else y
 
         branches = range(len(x))
-        return [ops.sum_relu(brought(source, target) for source in branches) for target in branches]
+        return [ops.sum_relu(converted(source, target) for source in branches) for target in branches]
 
     def forward(self, x: list[paddle.Tensor]) -> list[paddle.Tensor]:
         return self.walk(LAYERS, x)
 
 
-class Module(Segment, nn.Layer):
+class Module(Segment):
     """Parallel branches of basic blocks, then fusion; list of (N, C_b, H / 2^b, W / 2^b) -> the same shapes."""
 
     def __init__(self, channels: list[int], blocks: int, name: str) -> None:
@@ -97,7 +99,7 @@ class Module(Segment, nn.Layer):
 
     def blocks(self, branch: int) -> list[BasicBlock]:
         """The blocks of a branch, in order."""
-        return [self.branches_func[name] for name in self._names[branch]]
+        return [typing.cast(BasicBlock, self.branches_func[name]) for name in self._names[branch]]
 
     def walk(self, ops: Operations, x: list[Value]) -> list[Value]:
         x = list(x)
@@ -117,11 +119,11 @@ class HRNet(nn.Layer):
     modules: number of modules in stages 2, 3 and 4. blocks: basic blocks per branch of a module.
     stem: (bottleneck blocks, their channels) of stage 1.
 
-    What the heads and the inference rely on, of any backbone: `feat_channels`; and, for the fused inference,
-    `branch_channels`, `stem_channels` and `walk`, whose branches `forward` enlarges and concatenates.
+    Interface that any backbone must offer: `feat_channels` for the heads; for fused inference also `branch_channels`,
+    `stem_channels` and `walk`, whose branches `forward` upsamples and concatenates.
     """
 
-    recompute = False  # of stage 1, as one segment; the other stages' modules have their own
+    recompute = False  # stage 1 as one segment; the modules of the other stages have their own flag
 
     def __init__(self, width: int, modules: Sequence[int] = (1, 4, 3), blocks: int = 4,
                  stem: tuple[int, int] = (4, 64), in_channels: int = 3) -> None:
@@ -148,9 +150,10 @@ class HRNet(nn.Layer):
         self.feat_channels = [sum(channels)]
 
     def stages(self) -> list[tuple[list[ConvBN], list[Module]]]:
-        """Stages 2 to 4: the transitions to the branches that are new there, and the modules."""
-        return [(list(transitions.values()), list(modules)) for transitions, modules in
-                ((self.tr1, self.st2), (self.tr2, self.st3), (self.tr3, self.st4))]
+        """Stages 2 to 4: the transitions to each stage's new branches, and the modules."""
+        stages = ((self.tr1, self.st2), (self.tr2, self.st3), (self.tr3, self.st4))
+        return [([typing.cast(ConvBN, layer) for layer in transitions.values()],
+                 [typing.cast(Module, module) for module in modules]) for transitions, modules in stages]
 
     def _stage1(self, ops: Operations, x: Value) -> Value:
         x = ops.conv_bn(self.conv_layer1_2, ops.conv_bn(self.conv_layer1_1, x))

@@ -16,10 +16,10 @@ def batch_norm(channels: int) -> nn.Layer:
 
 
 class ConvBN(nn.Layer):
-    """(N, in, H, W) -> (N, out, ceil(H / stride), ceil(W / stride)): k x k convolution, batch norm, ReLU if asked for.
+    """(N, in, H, W) -> (N, out, ceil(H / stride), ceil(W / stride)): k x k convolution, batch norm, optional ReLU.
 
     Padding is (kernel_size - 1) / 2 on every side, also at stride 2: the variant of NVIDIA's HRNet, which is where the
-    names *_NV come from ('same' padding, as PaddleSeg's own HRNet has it, is one-sided there and shifts the features).
+    names *_NV come from ('same' padding, used by PaddleSeg's own HRNet, is one-sided there and shifts the features).
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 1, stride: int = 1, relu: bool = True,
@@ -35,7 +35,7 @@ class ConvBN(nn.Layer):
         return F.relu(x) if self.relu else x
 
     def folded(self) -> tuple[np.ndarray, np.ndarray]:
-        """(weight (out, in, k, k), bias (out,)), float32: the one convolution that the layer is in evaluation."""
+        """(weight (out, in, k, k), bias (out,)), float32: one convolution equivalent to the layer in evaluation."""
         norm = self._batch_norm
         weight, gamma, beta, mean, variance = (
             x.numpy().astype(np.float64)
@@ -47,9 +47,9 @@ class ConvBN(nn.Layer):
 
 def convolve(x: paddle.Tensor, weight: paddle.Tensor, bias: paddle.Tensor | None = None, stride: int = 1,
              padding: Sequence[int] = (0, 0)) -> paddle.Tensor:
-    """Convolution with zero padding (vertical, horizontal); on a CPU in strips of rows where it would be large.
+    """Convolution with zero padding (vertical, horizontal); on a CPU in strips of rows if it would take much memory.
 
-    Paddle's kernel there unfolds its input first, to nine times its size for 3x3: 850 MB for the 720 channels of
+    Paddle's CPU kernel first unfolds its input, to nine times its size for 3x3: 850 MB for the 720 channels of
     HRNet-W48 at 128x256. Strips of at most UNFOLDED floats are no slower.
     """
     size = weight.shape[2] * weight.shape[3]
@@ -62,20 +62,20 @@ def convolve(x: paddle.Tensor, weight: paddle.Tensor, bias: paddle.Tensor | None
     for start in range(0, height, rows):
         first = start * stride - padding[0]
         last = (min(start + rows, height) - 1) * stride - padding[0] + weight.shape[2]  # exclusive
-        above, below = max(-first, 0), max(last - x.shape[2], 0)  # rows of padding; others are the neighbour strips'
+        above, below = max(-first, 0), max(last - x.shape[2], 0)  # rows of padding; the rest overlaps adjacent strips
         strips.append(F.conv2d(x[:, :, first + above:last - below], weight, bias, stride=stride,
                                padding=[above, below, padding[1], padding[1]]))
     return paddle.concat(strips, axis=2)
 
 
 def classifier(in_channels: int, out_channels: int, bias: bool = True) -> nn.Conv2D:
-    """1x1 convolution to logits, initially of about the variance of its input."""
+    """1x1 convolution to logits, initialised to keep the variance of its input."""
     return nn.Conv2D(in_channels, out_channels, 1, weight_attr=nn.initializer.Normal(std=in_channels**-0.5),
                      bias_attr=None if bias else False)
 
 
 def cast(x: paddle.Tensor, dtype: paddle.dtype) -> paddle.Tensor:
-    """x in a dtype; x itself if it already has it (Paddle's astype would make a copy)."""
+    """x converted to a dtype; x itself if it already has it (Paddle's astype would make a copy)."""
     return x if x.dtype == dtype else x.astype(dtype)
 
 
@@ -95,5 +95,5 @@ def resize(x: paddle.Tensor, size: Sequence[int]) -> paddle.Tensor:
 
 
 def resize_logits(x: paddle.Tensor, size: Sequence[int]) -> paddle.Tensor:
-    """As `resize`, in float32 whatever the precision of x: for what a softmax or the fusion of scales will read."""
+    """As `resize`, always in float32: for inputs of a softmax or of the fusion of scales."""
     return resize(cast(x, paddle.float32), size)

@@ -28,7 +28,7 @@ class MscaleOCRNet(nn.Layer):
         attn_channels: width of the scale attention.
         dropout: probability of dropping a channel of the OCR features.
         pretrained: weights to start from (see models.weights.load_pretrained).
-        fresh_head: take everything but the classification layers from `pretrained`, for another number of classes.
+        fresh_head: load everything except the classification layers from `pretrained`, for another number of classes.
         recompute (bool): keep only the inputs of stage 1, of HRNet's modules and of parts of the heads for the
             backward pass, and compute the rest a second time (see models.recompute; benchmarks/training.py measures
             memory and time). A backbone without segments keeps everything.
@@ -48,19 +48,19 @@ class MscaleOCRNet(nn.Layer):
             load_pretrained(self, pretrained, fresh_head)
 
     def supports_fusion(self) -> bool:
-        """Whether inference.fused can run it: a backbone of branches, whose concatenation both heads read."""
+        """Whether inference.fused can run it: the backbone has branches, and both heads read their concatenation."""
         return hasattr(self.ocrnet.backbone, 'branch_channels') and len(set(self.ocrnet.backbone_indices)) == 1
 
     def forward(self, x: paddle.Tensor) -> list[paddle.Tensor]:
         return self.two_scales(x) if self.training else [self.hierarchy(x, self.n_scales)]
 
     def two_scales(self, x: paddle.Tensor) -> list[paddle.Tensor]:
-        """Training: the lower scale's attention decides between 0.5x and 1.0x, for the auxiliary logits as well."""
+        """Training: the lower scale's attention weights 0.5x against 1.0x, for the auxiliary logits as well."""
         size = x.shape[2:]
-        # Lower scale first: the running statistics of batch norm depend on the order, and the published ones have it.
+        # Lower scale first: the running statistics of batch norm depend on the order; this is the published one.
         low, low_aux, low_attention = self._one_scale(x, 0.5)
         high, high_aux, ocr = self.ocrnet(x)
-        self.scale_attn.update_statistics(ocr)  # all that the recipe has of the attention of 1.0x
+        self.scale_attn.update_statistics(ocr)  # the recipe uses the attention of 1.0x for nothing else
         high, high_aux = resize_logits(high, size), resize_logits(high_aux, size)
         rest = 1 - resize(low_attention, size)
         joint = resize(low_attention * low, size) + rest * high
@@ -69,21 +69,20 @@ class MscaleOCRNet(nn.Layer):
 
     def hierarchy(self, x: paddle.Tensor, scales: Sequence[float]) -> paddle.Tensor:
         """Evaluation, eq. (1) of the paper applied from the highest scale down: (N, 3, H, W) -> logits (N, K, H, W)."""
-        fused = None
-        for scale in sorted(scales, reverse=True):
-            logits, attention = self._logits_and_attention(x, scale, attend=fused is not None)
-            if fused is None:
-                fused = logits
-            elif scale >= 1:  # what comes from above is shrunk to this scale
+        highest, *lower = sorted(scales, reverse=True)
+        fused = self._logits(x, highest)
+        for scale in lower:
+            logits, attention = self._logits_and_attention(x, scale)
+            if scale >= 1:  # the result of the higher scales is shrunk to this one
                 fused = attention * logits + (1 - attention) * resize(fused, logits.shape[2:])
-            else:  # 1.0 is the target: lower scales are enlarged to what is there
+            else:  # the result stays at 1.0: lower scales are enlarged to it
                 size = fused.shape[2:]
                 fused = resize(attention * logits, size) + (1 - resize(attention, size)) * fused
         return fused
 
     def attention_map(self, x: paddle.Tensor, scale: float) -> paddle.Tensor:
-        """How far a scale is trusted over the next higher one: (N, 3, H, W) -> (N, 1, H, W) in (0, 1), for pictures."""
-        return resize(self._logits_and_attention(x, scale, attend=True)[1], x.shape[2:])
+        """Weight of a scale against the next higher one: (N, 3, H, W) -> (N, 1, H, W) in (0, 1), for pictures."""
+        return resize(self._logits_and_attention(x, scale)[1], x.shape[2:])
 
     def _scaled(self, x: paddle.Tensor, scale: float) -> paddle.Tensor:
         """The image at a scale."""
@@ -95,13 +94,17 @@ class MscaleOCRNet(nn.Layer):
         logits, aux, ocr = self.ocrnet(x)
         return [resize_logits(y, x.shape[2:]) for y in (logits, aux, self.scale_attn(ocr))]
 
-    def _logits_and_attention(self, x: paddle.Tensor, scale: float,
-                              attend: bool) -> tuple[paddle.Tensor, paddle.Tensor | None]:
-        """As _one_scale without the auxiliary logits, and with attention only where it is used (not at the top)."""
+    def _logits_and_attention(self, x: paddle.Tensor, scale: float) -> tuple[paddle.Tensor, paddle.Tensor]:
+        """As _one_scale, without the auxiliary logits."""
         x = self._scaled(x, scale)
         logits, _, ocr = self.ocrnet(x)
         size = x.shape[2:]
-        return resize_logits(logits, size), resize_logits(self.scale_attn(ocr), size) if attend else None
+        return resize_logits(logits, size), resize_logits(self.scale_attn(ocr), size)
+
+    def _logits(self, x: paddle.Tensor, scale: float) -> paddle.Tensor:
+        """As _one_scale, logits only: the highest scale has no use for attention."""
+        x = self._scaled(x, scale)
+        return resize_logits(self.ocrnet(x)[0], x.shape[2:])
 
 
 def check_scales(scales: Sequence[float]) -> list[float]:

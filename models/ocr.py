@@ -1,4 +1,5 @@
 """OCR head: object-contextual representations (Yuan et al., ECCV 2020, arXiv:1909.11065)."""
+import typing
 from typing import NamedTuple
 
 import paddle
@@ -12,14 +13,14 @@ from models.recompute import Segment
 def gather_regions(pixels: paddle.Tensor, region_logits: paddle.Tensor) -> paddle.Tensor:
     """Mean pixel per class, weighted by a softmax over space: (N, C, H, W), (N, K, H, W) -> (N, C, K, 1). Eq. (3)
 
-    Always float32: the weights of a large image are below what float16 can tell from 0.
+    Always float32: for a large image the weights are below the smallest float16 number.
     """
     with paddle.amp.auto_cast(enable=False):
         weights = F.softmax(cast(region_logits, paddle.float32).flatten(2), axis=2)  # (N, K, HW)
         return paddle.matmul(cast(pixels, paddle.float32).flatten(2), weights, transpose_y=True).unsqueeze(3)
 
 
-class ObjectAttention(Segment, nn.Layer):
+class ObjectAttention(Segment):
     """Every pixel attends to the K object regions: (N, C, H, W), (N, C, K, 1) -> context (N, C, H, W). Eq. (4)-(5)"""
 
     def __init__(self, channels: int, key_channels: int) -> None:
@@ -46,7 +47,8 @@ class JoinContext(Segment, nn.Sequential):
     def __init__(self, channels: int, dropout: float) -> None:
         super().__init__(ConvBN(2 * channels, channels), nn.Dropout2D(dropout))
 
-    def forward(self, context: paddle.Tensor, pixels: paddle.Tensor) -> paddle.Tensor:
+    def forward(self, context: paddle.Tensor, pixels: paddle.Tensor) -> paddle.Tensor:  # type: ignore[override]
+        # Two inputs, where Paddle's Sequential has one.
         return super().forward(paddle.concat([context, pixels], axis=1))
 
 
@@ -70,7 +72,7 @@ class AuxiliaryHead(Segment, nn.Sequential):
 
 
 class HeadLayers(NamedTuple):
-    """The layers of an OCRHead by what they do, for whoever arranges them in another way (inference.fused).
+    """The layers of an OCRHead by role, for code that runs them in another arrangement (inference.fused).
 
     aux, aux_classifier: the auxiliary logits. pixels: the pixel features. query: pixel features to queries. key: object
     regions to keys, one after the other. value, context: object regions to values, and their mix back to pixel
@@ -92,8 +94,8 @@ class HeadLayers(NamedTuple):
 class OCRHead(nn.Layer):
     """Backbone features -> (logits, auxiliary logits, OCR features), all at the features' resolution.
 
-    features: list of (N, C, H, W); the auxiliary head reads the last but one, the OCR head the last (both the only one
-    where there is only one). Returns (N, num_classes, H, W) twice and (N, mid_channels, H, W).
+    features: list of (N, C, H, W); the auxiliary head reads the last but one, the OCR head the last (with a
+    single one, both read it). Returns (N, num_classes, H, W) twice and (N, mid_channels, H, W).
     """
 
     def __init__(self, num_classes: int, in_channels: list[int], mid_channels: int = 512, key_channels: int = 256,
@@ -109,8 +111,12 @@ class OCRHead(nn.Layer):
         """The layers by role."""
         attention = self.spatial_ocr.attention_block
         aux, aux_classifier = self.aux_head
-        return HeadLayers(aux, aux_classifier, self.conv3x3_ocr, list(attention.f_pixel), list(attention.f_object),
-                          attention.f_down, attention.f_up, self.spatial_ocr.conv1x1[0], self.cls_head, attention.scale)
+        query, key = ([typing.cast(ConvBN, layer) for layer in layers]
+                      for layers in (attention.f_pixel, attention.f_object))
+        return HeadLayers(
+            typing.cast(ConvBN, aux), typing.cast(nn.Conv2D, aux_classifier), self.conv3x3_ocr, query, key,
+            attention.f_down, attention.f_up, typing.cast(ConvBN, self.spatial_ocr.conv1x1[0]), self.cls_head,
+            attention.scale)
 
     def forward(self, features: list[paddle.Tensor]) -> tuple[paddle.Tensor, paddle.Tensor, paddle.Tensor]:
         aux = self.aux_head(features[-2:][0])

@@ -1,9 +1,9 @@
 """Activation checkpointing: a segment's activations are dropped after the forward pass and computed again for the
 backward pass (Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016).
 
-Why not Paddle's `fleet.utils.recompute`: its reentrant kind accumulates into the parameters from within the backward
-pass, which paddle.DataParallel mistakes for a second gradient where a parameter serves two scales; its other kind does
-not run on the CPU of Paddle 2.6; and both update the running statistics of batch norm twice.
+Why not Paddle's `fleet.utils.recompute`: its reentrant variant accumulates into the parameters from within the backward
+pass, which paddle.DataParallel mistakes for a second gradient when a parameter is used at two scales; its other variant
+does not run on a CPU with Paddle 2.6; and both update the running statistics of batch norm twice.
 """
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
@@ -15,8 +15,8 @@ from paddle.autograd import PyLayer
 from paddle.framework import _dygraph_tracer
 
 
-class Segment:
-    """Mixin, in front of nn.Layer, for a layer that runs as `checkpointed` where its `recompute` is set."""
+class Segment(nn.Layer):
+    """A layer that runs through `checkpointed` if its `recompute` is set; as a base, before any other layer class."""
     recompute = False
 
     def __call__(self, *inputs: Any) -> Any:
@@ -24,30 +24,30 @@ class Segment:
 
 
 def set_recompute(model: nn.Layer, recompute: bool) -> None:
-    """Set `recompute` of all layers that have it: segments, and layers some of whose parts are one."""
+    """Set `recompute` of all layers that have it: segments, and layers with parts that run as one."""
     for layer in model.sublayers(include_self=True):
         if hasattr(layer, 'recompute'):
             layer.recompute = recompute
 
 
 def checkpointed(function: Callable[..., Any], layers: Sequence[nn.Layer], *inputs: Any) -> Any:
-    """function(*inputs), of which only the inputs are kept for the backward pass; there it runs a second time.
+    """function(*inputs), keeping only the inputs for the backward pass, which runs the function a second time.
 
-    function: tensors or lists of tensors -> tensor or list of tensors. layers: all whose parameters or running
+    function: tensors or lists of tensors -> tensor or list of tensors. layers: all layers whose parameters or running
     statistics it uses; every trainable parameter of theirs must take part. Running statistics and random numbers are
-    those of a single run, gradients differ by the order of additions only. Without gradients it is a plain call.
-    Cannot be nested or used under paddle.grad, which Paddle does not run inside another paddle.grad.
+    those of a single run; gradients differ only by the order of additions. With gradients disabled it is a plain call.
+    Cannot be nested or used under paddle.grad, because Paddle does not run paddle.grad inside another one.
     """
     if not paddle.is_grad_enabled():
         return function(*inputs)
     call = _Call(function, layers, inputs)
-    # The parameters are inputs as well: their gradients leave through the graph, where DataParallel expects them.
+    # The parameters are inputs as well, so that their gradients pass through the graph, as DataParallel expects.
     outputs = _Recomputed.apply(call, *paddle.utils.flatten(inputs), *call.parameters)
     return paddle.utils.pack_sequence_as(call.result, list(outputs))
 
 
 class _Call:
-    """A call of a function, and what it takes to repeat it: random state, automatic mixed precision."""
+    """A call of a function, with the state needed to repeat it: random state, automatic mixed precision."""
 
     def __init__(self, function: Callable[..., Any], layers: Sequence[nn.Layer], inputs: Any) -> None:
         self._function, self._layers, self._inputs = function, layers, _structure(inputs)
@@ -57,16 +57,16 @@ class _Call:
         if self._auto_cast['enable']:
             self._auto_cast.update(level=tracer._amp_level.name, dtype=tracer._amp_dtype)
         self.parameters = [p for layer in layers for p in layer.parameters() if not p.stop_gradient]
-        self.result = None
+        self.result: Any = None
 
     def run(self, tensors: Sequence[paddle.Tensor]) -> tuple[paddle.Tensor, ...]:
-        """Tensors in, tensors out; `result` is the structure the function gave them."""
+        """Tensors in, tensors out; `result` is the structure of the function's result."""
         result = self._function(*paddle.utils.pack_sequence_as(self._inputs, list(tensors)))
         self.result = _structure(result)
         return tuple(paddle.utils.flatten(result))
 
     def repeat(self, tensors: Sequence[paddle.Tensor]) -> tuple[paddle.Tensor, ...]:
-        """As `run`, for the backward pass: with a graph, and without a trace in statistics or random numbers."""
+        """As `run`, for the backward pass: with a graph, and without changing running statistics or random state."""
         random_state = paddle.get_rng_state()
         paddle.set_rng_state(self._random_state)
         try:
@@ -87,7 +87,8 @@ class _Recomputed(PyLayer):
         return call.run(inputs)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: paddle.Tensor) -> tuple[paddle.Tensor | None, ...]:
+    def backward(  # type: ignore[override]  # Paddle's stub lacks the None of inputs without gradient
+            ctx: Any, *gradients: paddle.Tensor) -> tuple[paddle.Tensor | None, ...]:
         inputs = []
         for tensor in ctx.saved_tensor():
             inputs.append(tensor.detach())
@@ -100,7 +101,7 @@ class _Recomputed(PyLayer):
 
 @contextlib.contextmanager
 def _frozen(layers: Sequence[nn.Layer]) -> Iterator[None]:
-    """Batch norm in training mode, but its running statistics stay: at momentum 1 they are replaced by themselves."""
+    """Batch norm in training mode with constant running statistics: with momentum 1 an update keeps the old value."""
     norms = [x for layer in layers for x in layer.sublayers(include_self=True)
              if isinstance(x, (nn.BatchNorm2D, nn.SyncBatchNorm))]
     momenta = [norm._momentum for norm in norms]

@@ -193,7 +193,10 @@ def _finished(value: Any) -> Any:
 
 # ---------------------------------------------------------------- the instructions
 
-class _Unpickler(pickle._Unpickler):  # type: ignore[name-defined]  # the one in Python: its memo cannot be made huge
+_PythonUnpickler: Any = pickle._Unpickler  # the one in Python: its memo is a dict, which a file cannot make huge
+
+
+class _Unpickler(_PythonUnpickler):
     """Knows the instructions that weight files use, and calls what `names` has."""
 
     def __init__(self, file: BoundedFile, names: Mapping[str, Callable[..., Any]],
@@ -268,14 +271,14 @@ class _Unpickler(pickle._Unpickler):  # type: ignore[name-defined]  # the one in
     def _unknown(self) -> None:
         raise Refused('an instruction that weights do not need')
 
-    dispatch = dict.fromkeys(pickle._Unpickler.dispatch, _unknown)  # type: ignore[attr-defined]
+    dispatch = dict.fromkeys(_PythonUnpickler.dispatch, _unknown)
     for _code in (pickle.PROTO, pickle.FRAME, pickle.STOP, pickle.MARK, pickle.NONE, pickle.NEWTRUE, pickle.NEWFALSE,
                   pickle.BININT, pickle.BININT1, pickle.BININT2, pickle.BINFLOAT, pickle.BINUNICODE,
                   pickle.SHORT_BINUNICODE, pickle.BINUNICODE8, pickle.BINBYTES, pickle.SHORT_BINBYTES,
                   pickle.BINBYTES8, pickle.EMPTY_DICT, pickle.EMPTY_LIST, pickle.EMPTY_TUPLE, pickle.TUPLE,
                   pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3, pickle.BINPUT, pickle.LONG_BINPUT, pickle.MEMOIZE,
                   pickle.BINGET, pickle.LONG_BINGET, pickle.GLOBAL, pickle.STACK_GLOBAL, pickle.BINPERSID):
-        dispatch[_code[0]] = pickle._Unpickler.dispatch[_code[0]]  # type: ignore[attr-defined]
+        dispatch[_code[0]] = _PythonUnpickler.dispatch[_code[0]]
     for _code, _method in ((pickle.REDUCE, _reduce), (pickle.BUILD, _build), (pickle.SETITEM, _set_item),
                            (pickle.SETITEMS, _set_items), (pickle.APPEND, _append), (pickle.APPENDS, _append_all),
                            (pickle.LONG1, _long)):

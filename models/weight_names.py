@@ -31,8 +31,8 @@ def _conv_bn(layer: str) -> tuple[str, str]:
         return f'{path}.0', f'{path}.1'
     if match := re.fullmatch(r'ocrnet\.backbone\.st(\d)\.stage_st\d_(\d+)\.branches_func'
                              r'\.bb_st\d_\d+_branch_layer_(\d)_(\d+)\.conv(\d)', layer):
-        module, branch, block = _less(match[2], match[3], match[4])
-        path = f'backbone.stage{match[1]}.{module}.branches.{branch}.{block}'
+        module, branch, number = _less(match[2], match[3], match[4])
+        path = f'backbone.stage{match[1]}.{module}.branches.{branch}.{number}'
         return f'{path}.conv{match[5]}', f'{path}.bn{match[5]}'
     if match := re.fullmatch(r'ocrnet\.backbone\.st(\d)\.stage_st\d_(\d+)\.fuse_func'
                              r'\.residual_st\d_\d+_layer_(\d)_(\d)(?:_(\d))?', layer):

@@ -3,6 +3,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import paddle
@@ -103,13 +104,15 @@ def _assign(model: paddle.nn.Layer, state: dict[str, np.ndarray], path: str | os
         raise UserError('\n  '.join(
             [f'{path}: expected the {len(target)} entries of {type(model).__name__}, found {len(state)}, of which '
              f'{len(problems)} do not fit; {fix}', *problems[:10], *more]))
-    model.set_state_dict(_as_float32(state, target, path))
+    arrays: Any = _as_float32(state, target, path)  # Paddle's stub lacks NumPy arrays, which it takes as well
+    model.set_state_dict(arrays)
 
 
 def _as_float32(state: dict[str, np.ndarray], target: dict[str, paddle.Tensor],
                 path: str | os.PathLike) -> dict[str, np.ndarray]:
     """The entries in the type of the network, told in the log where that is another; UserError for NaN or infinity."""
-    result, other = {}, Counter()
+    result: dict[str, np.ndarray] = {}
+    other: Counter[str] = Counter()
     for name, array in state.items():
         wanted = str(target[name].dtype).rpartition('.')[2]
         found = array.dtype.name

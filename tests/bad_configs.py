@@ -2,13 +2,14 @@
 
 {here} is the folder of the config file itself, {base} the config it builds on.
 """
+import itertools
 
 
 def laughs(levels=9):
     """YAML whose aliases expand to 9**levels values."""
     names = 'abcdefghijkl'[:levels]
     lines = [f'{names[0]}: &{names[0]} [{", ".join(["x"] * 9)}]']
-    for before, name in zip(names, names[1:]):
+    for before, name in itertools.pairwise(names):
         lines.append(f'{name}: &{name} [{", ".join([f"*{before}"] * 9)}]')
     return '\n'.join(lines) + '\n'
 

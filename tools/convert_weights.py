@@ -9,11 +9,11 @@ written where a tensor has no place. The last lines say how the source was train
 """
 import argparse
 import os
-import sys
 from pathlib import Path
 
 if __name__ == '__main__':
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
+    from shared import repository
+    repository.import_from_root()
 
 import numpy as np
 

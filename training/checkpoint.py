@@ -1,10 +1,10 @@
 """Checkpoints in PaddleSeg's layout: iter_N/model.pdparams, iter_N/model.pdopt, best_model/model.pdparams.
 
-Beside them iter_N/state.json holds what PaddleSeg's resume forgets (iteration, best score, the log's averages) and the
-SHA-256 of every file. A checkpoint is written into a temporary folder, flushed to disk and renamed: one that has
-its name is whole, unless the disk damaged it later, which the checksums tell.
+Beside them iter_N/state.json holds what PaddleSeg does not save (iteration, best score, the log's averages) and the
+SHA-256 of every file. A checkpoint is written into a temporary folder, flushed to disk and renamed: under its final
+name it is complete, unless the disk damaged it later, which the checksums detect.
 
-Random states are not among it because there are none: the order of samples, their augmentation and dropout depend on
+No random states are saved because there are none: the order of samples, their augmentation and dropout depend on
 (seed, iteration, rank) alone.
 """
 import json
@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import paddle
@@ -26,17 +27,19 @@ logger = logging.getLogger(__name__)
 
 WEIGHTS, OPTIMIZER, EMA, SCALER = 'model.pdparams', 'model.pdopt', 'ema_model.pdparams', 'scaler.pd'
 STATE = 'state.json'
+Folder = str | os.PathLike
 
 
-def save(save_dir, iteration, model, optimizer, state, keep_max, ema=None, scaler=None):
+def save(save_dir: Folder, iteration: int, model: paddle.nn.Layer, optimizer: paddle.optimizer.Optimizer,
+         state: dict[str, Any], keep_max: int, ema: Any = None, scaler: Any = None) -> Path:
     """Write save_dir/iter_{iteration}, then remove the oldest checkpoints beyond keep_max (0 keeps all).
 
-    ema, scaler: objects with state_dict(), or None. Raises OSError with one line when it cannot be written; the
-    checkpoints before it are whole then.
+    ema, scaler: objects with state_dict(), or None. Raises FileError with one line if it cannot be written; earlier
+    checkpoints stay complete.
     """
     folder = Path(save_dir) / f'iter_{iteration}'
     if not damage(folder):
-        return folder  # stopped right after it had been written
+        return folder  # written just before the last stop
     temporary = folder.with_name(f'.{folder.name}.tmp')
     shutil.rmtree(temporary, ignore_errors=True)
     objects = {WEIGHTS: model, OPTIMIZER: optimizer, EMA: ema, SCALER: scaler}
@@ -47,7 +50,7 @@ def save(save_dir, iteration, model, optimizer, state, keep_max, ema=None, scale
                 paddle.save(saved.state_dict(), str(temporary / name))
         checksums = {file.name: _flushed_checksum(file) for file in sorted(temporary.iterdir())}
         _write_state(temporary, {**state, 'iteration': iteration, 'sha256': checksums})
-        shutil.rmtree(folder, ignore_errors=True)  # damaged, or it would have been taken
+        shutil.rmtree(folder, ignore_errors=True)  # a damaged one
         temporary.rename(folder)
         flush_folder(folder.parent)
     except OSError as error:
@@ -60,25 +63,26 @@ def save(save_dir, iteration, model, optimizer, state, keep_max, ema=None, scale
     return folder
 
 
-def update_state(folder, **changes):
+def update_state(folder: Folder, **changes: Any) -> None:
     """Change entries of a checkpoint's state.json, atomically."""
     state = _read_state(folder)
     state.update(changes)
     _write_state(folder, state)
 
 
-def save_best(save_dir, model, folder='best_model', name=WEIGHTS):
+def save_best(save_dir: Folder, model: paddle.nn.Layer, folder: str = 'best_model', name: str = WEIGHTS) -> None:
     """Write best_model/model.pdparams, atomically."""
-    folder = Path(save_dir) / folder
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f'.{name}.tmp'
+    target = Path(save_dir) / folder
+    target.mkdir(parents=True, exist_ok=True)
+    temporary = target / f'.{name}.tmp'
     paddle.save(model.state_dict(), str(temporary))
     _flushed_checksum(temporary)
-    os.replace(temporary, folder / name)
+    os.replace(temporary, target / name)
 
 
-def resume(folder, model, optimizer, ema=None, scaler=None):
-    """Load a checkpoint; returns its state with 'iteration'. A PaddleSeg checkpoint has none: its name tells that."""
+def resume(folder: Folder, model: paddle.nn.Layer, optimizer: paddle.optimizer.Optimizer, ema: Any = None,
+           scaler: Any = None) -> dict[str, Any]:
+    """Load a checkpoint; returns its state with 'iteration', which for PaddleSeg's checkpoints is in the name only."""
     folder = Path(folder)
     for name in (WEIGHTS, OPTIMIZER):
         if not (folder / name).is_file():
@@ -107,8 +111,8 @@ def resume(folder, model, optimizer, ema=None, scaler=None):
     return state
 
 
-def latest(save_dir):
-    """The newest whole checkpoint of a run, or None; damaged ones are named in the log and skipped."""
+def latest(save_dir: Folder) -> Path | None:
+    """The newest undamaged checkpoint of a run, or None; damaged ones are logged and skipped."""
     for folder in reversed(_checkpoints(save_dir)):
         problem = damage(folder)
         if not problem:
@@ -117,8 +121,8 @@ def latest(save_dir):
     return None
 
 
-def damage(folder):
-    """What is wrong with a checkpoint, in a few words; '' if every file has its checksum."""
+def damage(folder: Folder) -> str:
+    """A short description of a checkpoint's damage; '' if every file matches its checksum."""
     try:
         checksums = _read_state(folder)['sha256']
     except FileNotFoundError:
@@ -133,25 +137,25 @@ def damage(folder):
     return ''
 
 
-def check_fresh(save_dir):
-    """Refuse to start from scratch into a folder that holds checkpoints: they would be overwritten one by one."""
+def check_fresh(save_dir: Folder) -> None:
+    """UserError if a new run would overwrite the checkpoints in its folder one by one."""
     found = _checkpoints(save_dir)
     if found:
         raise UserError(f'--save_dir {save_dir}: expected a folder without checkpoints, found {len(found)} up to '
                          f'{found[-1].name}; continue with --resume auto, or choose another --save_dir')
 
 
-def _renamed(optimizer_state, weights, model):
+def _renamed(optimizer_state: dict[str, Any], weights: Path, model: paddle.nn.Layer) -> dict[str, Any]:
     """The optimizer state under this process's parameter names.
 
     Paddle keys it by names like conv2d_7.w_0, which count the layers built in the process so far; the weights file
-    knows which entry of the state dict each of them was.
+    maps them to the entries of the state dict.
     """
     current = {name: tensor.name for name, tensor in model.state_dict().items()}
     table = read_state(weights).get(NAME_TABLE, {})
     renaming = {old: current[name] for name, old in table.items() if name in current}
 
-    def rename(key):
+    def rename(key: str) -> str:
         head, tail = key, ''
         while head and head not in renaming:
             head, _, part = head.rpartition('_')
@@ -162,33 +166,33 @@ def _renamed(optimizer_state, weights, model):
             for key, value in optimizer_state.items()}
 
 
-def _tensors(state):
+def _tensors(state: Any) -> Any:
     """Tensors in place of arrays, as paddle.load returns them; uint16 arrays are bfloat16."""
     if isinstance(state, dict):
         return {key: _tensors(value) for key, value in state.items()}
     return paddle.to_tensor(state) if isinstance(state, np.ndarray) else state
 
 
-def _checkpoints(save_dir):
+def _checkpoints(save_dir: Folder) -> list[Path]:
     """The checkpoint folders of a run, oldest first."""
-    return sorted((folder for folder in Path(save_dir).glob('iter_*') if _iteration(folder) is not None),
-                  key=_iteration)
+    numbered = [(_iteration(folder), folder) for folder in Path(save_dir).glob('iter_*')]
+    return [folder for _, folder in sorted((number, folder) for number, folder in numbered if number is not None)]
 
 
-def _iteration(folder):
+def _iteration(folder: Folder) -> int | None:
     match = re.fullmatch(r'iter_(\d+)', Path(folder).name)
     return int(match.group(1)) if match else None
 
 
-def _read_state(folder):
+def _read_state(folder: Folder) -> dict[str, Any]:
     return json.loads((Path(folder) / STATE).read_text())
 
 
-def _write_state(folder, state):
+def _write_state(folder: Folder, state: dict[str, Any]) -> None:
     write_atomically(Path(folder) / STATE, json.dumps(state, indent=1).encode())
 
 
-def _flushed_checksum(path):
+def _flushed_checksum(path: Path) -> str:
     with open(path, 'rb') as file:
         os.fsync(file.fileno())
     return sha256_of(path)

@@ -1,13 +1,15 @@
 """One update of the weights: forward, losses and backward over the micro-batches of a step, and its check."""
 import contextlib
 import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import paddle
 
 from common.errors import UserError
 from losses import weighted_losses
 
-DTYPES = {'fp16': 'float16', 'bf16': 'bfloat16'}
+DTYPES: dict[str, Literal['float16', 'bfloat16']] = {'fp16': 'float16', 'bf16': 'bfloat16'}
 
 
 class GradientStep:
@@ -16,10 +18,11 @@ class GradientStep:
     model: the network. losses: {'types', 'coef'} as PaddleSeg builds it. The gradient is the mean over the
     micro-batches (and over the processes), so that losses which average over images, like the cross entropies, give
     the update of one large batch; dice, which sums over the images of a micro-batch, gives the mean of their dices.
-    precision: 'fp32', or 'fp16' / 'bf16' for the network under autocast; losses are float32 always.
+    precision: 'fp32', or 'fp16' / 'bf16' for the network under autocast; losses are always float32.
     """
 
-    def __init__(self, model, losses, optimizer, precision='fp32'):
+    def __init__(self, model: paddle.nn.Layer, losses: Mapping[str, Any], optimizer: paddle.optimizer.Optimizer,
+                 precision: str = 'fp32') -> None:
         if precision != 'fp32' and paddle.get_device() == 'cpu':
             raise UserError(f'--precision {precision}: expected a GPU, found a CPU, where Paddle has no {precision} '
                              'kernels for training; use --precision fp32')
@@ -30,9 +33,10 @@ class GradientStep:
         self._losses = losses
         self._dtype = DTYPES.get(precision)
 
-    def backward(self, batches):
+    def backward(self, batches: Sequence[Mapping[str, paddle.Tensor]]) -> tuple[float, dict[str, float]]:
         """Gradients of the mean loss; returns (loss, {name: loss}), floats, means over the micro-batches."""
-        total, parts = 0.0, {}
+        total = 0.0
+        parts: dict[str, float] = {}
         for i, batch in enumerate(batches):
             with self._without_sync(last=i == len(batches) - 1):
                 loss, terms = self._loss(batch)
@@ -43,28 +47,28 @@ class GradientStep:
                 parts[name] = parts.get(name, 0.0) + float(value) / len(batches)
         return total, parts
 
-    def _loss(self, batch):
+    def _loss(self, batch: Mapping[str, paddle.Tensor]) -> tuple[paddle.Tensor, dict[str, paddle.Tensor]]:
         with paddle.amp.auto_cast(enable=self._dtype is not None, level='O1', dtype=self._dtype or 'float16'):
             outputs = self._model(batch['img'])
         return weighted_losses(outputs, batch['label'], self._losses)
 
-    def _without_sync(self, last):
+    def _without_sync(self, last: bool) -> contextlib.AbstractContextManager[Any]:
         """Processes exchange gradients once per step, with the last micro-batch."""
         several = isinstance(self._model, paddle.DataParallel)
         return self._model.no_sync() if several and not last else contextlib.nullcontext()
 
     @paddle.no_grad()
-    def is_finite(self, loss):
-        """Whether loss and gradients are finite; in fp16 the scaler looks after the gradients, which may overflow."""
+    def is_finite(self, loss: float) -> bool:
+        """Whether loss and gradients are finite; in fp16 the gradients may overflow, and the scaler handles that."""
         if not math.isfinite(loss):
             return False
         if self.scaler:
             return True
-        # Sums, because they carry a NaN along, which Paddle's max on a CPU does not.
+        # Sums, because they propagate NaN, which Paddle's max on a CPU does not.
         sums = [p.grad.abs().sum() for p in self._parameters if p.grad is not None]
         return bool(paddle.isfinite(paddle.stack(sums)).all())
 
-    def step(self):
+    def step(self) -> None:
         """Apply the gradients."""
         if self.scaler:
             self.scaler.step(self.optimizer)
@@ -73,22 +77,22 @@ class GradientStep:
             self.optimizer.step()
         self.optimizer.clear_grad()
 
-    def drop(self):
-        """Forget the gradients."""
+    def drop(self) -> None:
+        """Discard the gradients."""
         self.optimizer.clear_grad()
 
 
-def running_statistics(model):
+def running_statistics(model: paddle.nn.Layer) -> list[paddle.Tensor]:
     """The running means and variances of a model (Paddle counts them among the parameters, not the buffers)."""
     return [statistic for layer in _batch_norms(model) for statistic in (layer._mean, layer._variance)]
 
 
-def _batch_norms(model):
+def _batch_norms(model: paddle.nn.Layer) -> list[Any]:
     return [layer for layer in model.sublayers() if isinstance(layer, paddle.nn.layer.norm._BatchNormBase)]
 
 
-def freeze_batch_norm(model):
-    """Normalise with the running statistics in training, too, and leave statistics, scale and bias as they are."""
+def freeze_batch_norm(model: paddle.nn.Layer) -> None:
+    """Normalise with the running statistics in training, too; statistics, scale and bias stay constant."""
     for layer in _batch_norms(model):
         layer._use_global_stats = True
         for parameter in layer.parameters():

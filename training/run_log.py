@@ -1,37 +1,41 @@
-"""What a run tells while it goes on: log line, metrics.jsonl, VisualDL's curves and pictures."""
+"""The run log: log lines, metrics.jsonl, VisualDL's curves and pictures."""
 import json
+import os
 import resource
 import struct
 import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any, BinaryIO
 
+import numpy as np
 import paddle
 
 from common.numbers import finite_or_none
 
-EVALUATION = 0.5  # an iteration's evaluation comes between it and the next
+EVALUATION = 0.5  # an iteration's evaluation is between it and the next
 
 
 class Meter:
     """Averages since the last log line.
 
-    images_per_step: global batch. sums: those of an earlier process; a checkpoint that keeps `meter.sums` (plain
-    numbers, fit for JSON) makes the first log line after a resume average over the same iterations as without one.
+    images_per_step: global batch. sums: those of an earlier process; with `meter.sums` (plain numbers) kept in the
+    checkpoint, the first log line after a resume averages over the same iterations as without the interruption.
     """
 
-    def __init__(self, images_per_step, sums=None):
+    def __init__(self, images_per_step: int, sums: dict[str, Any] | None = None) -> None:
         self._images = images_per_step
         self.sums = sums or _zeros()
         self.restart()
 
-    def restart(self):
+    def restart(self) -> None:
         """Do not count the time since the last step (evaluation, saving)."""
         self._mark = time.perf_counter()
 
-    def data_arrived(self):
+    def data_arrived(self) -> None:
         self._waited = time.perf_counter() - self._mark
 
-    def step_done(self, loss, parts):
+    def step_done(self, loss: float, parts: Mapping[str, float]) -> None:
         """Count one iteration: its loss, and its terms as {name: value}."""
         now, sums = time.perf_counter(), self.sums
         sums['steps'] += 1
@@ -42,11 +46,11 @@ class Meter:
             sums['parts'][name] = sums['parts'].get(name, 0.0) + value
         self._mark = now
 
-    def summary(self, steps_left):
-        """The averages as a dict, and start anew.
+    def summary(self, steps_left: int) -> dict[str, Any]:
+        """The averages as a dict; resets the sums.
 
-        'loss', 'parts' {name: loss}; 'batch_cost' and 'reader_cost' in seconds per iteration, 'reader_share' of the
-        second in the first (0..1), 'ips' in images per second, 'memory_gb' (see peak_memory), 'eta' as hh:mm:ss.
+        'loss', 'parts' {name: loss}; 'batch_cost' and 'reader_cost' in seconds per iteration, 'reader_share', their
+        ratio (0..1), 'ips' in images per second, 'memory_gb' (see peak_memory), 'eta' as hh:mm:ss.
         """
         sums, self.sums = self.sums, _zeros()
         steps = sums['steps']
@@ -58,21 +62,21 @@ class Meter:
                 'eta': f'{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}'}
 
 
-def _zeros():
+def _zeros() -> dict[str, Any]:
     return {'steps': 0, 'loss': 0.0, 'parts': {}, 'batch_cost': 0.0, 'reader_cost': 0.0}
 
 
-def peak_memory():
-    """Most memory this process has used so far, in GiB: Paddle's on the GPU, without one all of the process's."""
+def peak_memory() -> float:
+    """Peak memory of this process so far, in GiB: Paddle's on the GPU; without a GPU the process's resident memory."""
     if paddle.get_device().startswith('gpu'):
         return paddle.device.cuda.max_memory_allocated() / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # Linux counts in KiB
 
 
-def log_line(epoch, iteration, iters, lr, log):
-    """PaddleSeg's line, then what it does not tell: reader share, memory, terms of the loss. log: Meter.summary().
+def log_line(epoch: int, iteration: int, iters: int, lr: float, log: Mapping[str, Any]) -> str:
+    """PaddleSeg's log line, then reader share, memory and the terms of the loss. log: Meter.summary().
 
-    What follows the ETA has no colon, so that whoever looks for 'loss: ' or 'ips: ' finds PaddleSeg's numbers alone.
+    The part after the ETA has no colon, so that tools that parse 'loss: ' or 'ips: ' find PaddleSeg's numbers only.
     """
     parts = ', '.join(f'{name} {value:.4f}' for name, value in log['parts'].items())
     return (f'[TRAIN] epoch: {epoch}, iter: {iteration}/{iters}, loss: {log["loss"]:.4f}, lr: {lr:.6f}, '
@@ -82,20 +86,21 @@ def log_line(epoch, iteration, iters, lr, log):
 
 
 class RunLog:
-    """The record of a run in save_dir, to be written by one process: metrics.jsonl and, with use_vdl, VisualDL's log.
+    """The run log in save_dir, written by a single process: metrics.jsonl and, with use_vdl, VisualDL's log.
 
-    metrics.jsonl has one JSON object per line, whole as soon as it is there:
+    metrics.jsonl has one JSON object per line:
         {"kind": "train", "iteration", "epoch", "lr", ...Meter.summary()}
         {"kind": "eval", "iteration", "miou", "accuracy", "iou": {class name: value, null where undefined}}
     VisualDL's tags: Train/{loss, every part, lr, ips, batch_cost, reader_cost}, Evaluate/{mIoU, Acc, IoU/<class>,
     picture_<i>}.
 
-    start: the iteration that the run continues from; evaluated: False when its evaluation is to be done again. What
-    earlier processes wrote beyond that is cut off and the rest continued, so both records look as if the run had never
-    stopped. OSError when save_dir cannot be written.
+    start: the iteration that the run continues from; evaluated: False if its evaluation will be repeated. Entries of
+    earlier processes beyond that are cut off and both logs continued as if the run had never stopped. OSError if
+    save_dir cannot be written.
     """
 
-    def __init__(self, save_dir, class_names=(), use_vdl=False, start=0, evaluated=True):
+    def __init__(self, save_dir: str | os.PathLike, class_names: Sequence[str] = (), use_vdl: bool = False,
+                 start: int = 0, evaluated: bool = True) -> None:
         save_dir = Path(save_dir)
         save_dir.mkdir(parents=True, exist_ok=True)
         self._names = class_names
@@ -104,22 +109,22 @@ class RunLog:
         _cut(self._path, _line_steps, last)
         self._writer = _log_writer(save_dir, last) if use_vdl else None
 
-    def __enter__(self):
+    def __enter__(self) -> 'RunLog':
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         if self._writer:
             self._writer.close()
 
-    def train(self, iteration, epoch, lr, log):
+    def train(self, iteration: int, epoch: int, lr: float, log: Mapping[str, Any]) -> None:
         """Averages since the last line; log: Meter.summary()."""
         self._write(kind='train', iteration=iteration, epoch=epoch, lr=lr, **log)
         scalars = {'loss': log['loss'], **log['parts'], 'lr': lr,
                    **{name: log[name] for name in ('ips', 'batch_cost', 'reader_cost')}}
         self._scalars(iteration, {f'Train/{name}': value for name, value in scalars.items()})
 
-    def evaluation(self, iteration, result, prefix=''):
-        """Scores of inference.evaluator, NaN where undefined; those of the classes ('iou') may be missing.
+    def evaluation(self, iteration: int, result: Mapping[str, Any], prefix: str = '') -> None:
+        """Scores of inference.evaluator, NaN where undefined; those of the classes ('iou') are optional.
 
         prefix: 'ema_' for the averaged weights: kind 'ema_eval', tags Evaluate/ema_mIoU and so on.
         """
@@ -129,27 +134,28 @@ class RunLog:
         self._scalars(iteration, {f'Evaluate/{prefix}mIoU': miou, f'Evaluate/{prefix}Acc': accuracy,
                                   **{f'Evaluate/{prefix}IoU/{name}': value for name, value in iou.items()}})
 
-    def images(self, iteration, images):
+    def images(self, iteration: int, images: Iterable[np.ndarray]) -> None:
         """Pictures of an evaluation, uint8 (H, W, 3) RGB each, for VisualDL."""
         if self._writer:
             for i, image in enumerate(images):
                 self._writer.add_image(f'Evaluate/picture_{i}', image, iteration)
 
-    def _write(self, **entry):
+    def _write(self, **entry: Any) -> None:
         with open(self._path, 'a', encoding='utf-8') as file:
             file.write(json.dumps(entry) + '\n')
 
-    def _scalars(self, iteration, values):
+    def _scalars(self, iteration: int, values: Mapping[str, float | None]) -> None:
         if self._writer:
             for tag, value in values.items():
                 if value is not None:
                     self._writer.add_scalar(tag, value, iteration)
 
 
-def _log_writer(save_dir, last):
-    from visualdl import LogWriter  # takes a second and a dozen packages; only for those who ask for curves
+def _log_writer(save_dir: Path, last: float) -> Any:
+    from visualdl import LogWriter  # slow to import, and needed for curves only
 
-    # VisualDL's page shows nothing but the newest log of a folder, so a resumed run must continue that one.
+
+    # VisualDL's page shows only the newest log of a folder, so a resumed run must continue that one.
     logs = sorted(save_dir.glob('vdlrecords*'))
     if not logs:
         return LogWriter(str(save_dir))
@@ -157,11 +163,11 @@ def _log_writer(save_dir, last):
     return LogWriter(str(save_dir), file_name=logs[-1].name)
 
 
-def _cut(path, steps, last):
-    """Cut a file off where its first entry of an iteration after `last`, or a torn one, begins.
+def _cut(path: Path, steps: Callable[[BinaryIO], Iterator[float]], last: float) -> None:
+    """Truncate a file at its first entry of an iteration after `last`, or at its first incomplete entry.
 
-    steps: yields the iteration of every whole entry of an open file whose position is then behind that entry.
-    A kill meets the old file or the new one, as shortening is a single operation of the file system.
+    steps: yields the iteration of every complete entry of an open file, whose position is then behind that entry.
+    A kill leaves the old file or the new one, because truncation is a single operation of the file system.
     """
     if path.exists():
         with open(path, 'r+b') as file:
@@ -173,8 +179,8 @@ def _cut(path, steps, last):
             file.truncate(end)
 
 
-def _line_steps(file):
-    """Of metrics.jsonl, up to the first line that is not one of ours."""
+def _line_steps(file: BinaryIO) -> Iterator[float]:
+    """The steps of metrics.jsonl, up to the first line that is not a valid entry."""
     for line in iter(file.readline, b''):
         try:
             entry = json.loads(line)
@@ -186,8 +192,8 @@ def _line_steps(file):
         yield step
 
 
-def _record_steps(file):
-    """Of VisualDL's log: an 8-byte length, little-endian, before every serialized record."""
+def _record_steps(file: BinaryIO) -> Iterator[float]:
+    """The steps of VisualDL's log: an 8-byte little-endian length before every serialized record."""
     from visualdl.proto.record_pb2 import Record
 
     while len(header := file.read(8)) == 8:

@@ -1,12 +1,14 @@
-"""run.json in a run's folder: how each start of the run was made, so that it can be repeated and compared."""
+"""The run record, run.json in a run's folder: how each start was made, so that it can be repeated and compared."""
 import json
 import os
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from common.atomic_io import write_atomically
 from common.errors import UserError
@@ -14,15 +16,15 @@ from common.errors import UserError
 FILE = 'run.json'
 PACKAGES = ('paddlepaddle', 'paddlepaddle-gpu', 'paddleseg', 'numpy', 'opencv-python-headless', 'pillow')
 ROOT = Path(__file__).resolve().parents[1]
-# What the last bits of a result depend on, besides the code and the data.
-SAME_BITS = ('processor', 'instructions', 'device', 'threads', 'processes')
+# Entries on which the last bits of a result depend, besides code and data.
+AFFECTS_ROUNDING = ('processor', 'instructions', 'device', 'threads', 'processes')
 
 
-def entry(arguments, device, threads, processes, iteration):
+def entry(arguments: Mapping[str, Any], device: str, threads: int, processes: int, iteration: int) -> dict[str, Any]:
     """One start of a run as plain values for JSON.
 
     arguments: the flags as a mapping. device: Paddle's name, like 'cpu' or 'gpu:0'. threads: of each process.
-    iteration: where this start begins, 0 for a new run.
+    iteration: the iteration at which this start begins, 0 for a new run.
     """
     return {'started': datetime.now(timezone.utc).isoformat(timespec='seconds'), 'command': [sys.executable, *sys.argv],
             'arguments': dict(arguments), 'iteration': iteration, 'versions': _versions(), 'git': _git(),
@@ -30,8 +32,8 @@ def entry(arguments, device, threads, processes, iteration):
                         'device': device.partition(':')[0], 'threads': threads, 'processes': processes}}
 
 
-def read(folder):
-    """The entries of a run's folder, oldest first; [] where there are none. ValueError for another kind of file."""
+def read(folder: str | os.PathLike) -> list[dict[str, Any]]:
+    """The entries of a run's folder, oldest first; [] if there are none. UserError for any other kind of file."""
     path = Path(folder) / FILE
     if not path.is_file():
         return []
@@ -43,27 +45,27 @@ def read(folder):
                          'away') from error
 
 
-def append(folder, start, earlier=None):
-    """Add an entry to run.json, atomically. earlier: entries to begin with, where the folder has no file of its own."""
+def append(folder: str | os.PathLike, start: dict[str, Any], earlier: Sequence[dict[str, Any]] | None = None) -> None:
+    """Add an entry to run.json, atomically. earlier: entries to begin with if the folder has no run.json."""
     starts = read(folder) or list(earlier or ())
     write_atomically(Path(folder) / FILE, json.dumps({'starts': [*starts, start]}, indent=1).encode())
 
 
-def difference(before, now):
-    """What differs between the machines of two entries that may change a result's last bits, as text; '' if nothing."""
+def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """The differences of two entries' machines that may change a result's last bits, as text; '' if there are none."""
     old, new = before['machine'], now['machine']
-    changed = [key for key in SAME_BITS if old.get(key) != new.get(key)]
+    changed = [key for key in AFFECTS_ROUNDING if old.get(key) != new.get(key)]
     return ', '.join(_changed(key, old.get(key), new.get(key)) for key in changed)
 
 
-def _changed(key, old, new):
-    if key == 'instructions':  # the lists are long: name what one has and the other has not
+def _changed(key: str, old: Any, new: Any) -> str:
+    if key == 'instructions':  # the lists are long: only their difference
         lost, gained = sorted(set(old or ()) - set(new or ())), sorted(set(new or ()) - set(old or ()))
         return ' '.join(['instructions', *(f'-{name}' for name in lost), *(f'+{name}' for name in gained)])
     return f'{key} {old} -> {new}'
 
 
-def _versions():
+def _versions() -> dict[str, str]:
     versions = {'python': platform.python_version()}
     for name in PACKAGES:
         try:
@@ -73,9 +75,9 @@ def _versions():
     return versions
 
 
-def _git():
-    """{'commit', 'changed'} of this repository; None where it is no checkout or git is missing."""
-    def git(*arguments):
+def _git() -> dict[str, Any] | None:
+    """{'commit', 'changed'} of this repository; None if it is not a checkout or git is missing."""
+    def git(*arguments: str) -> str:
         return subprocess.run(['git', '-C', str(ROOT), *arguments], capture_output=True, text=True, timeout=20,
                               check=True).stdout.strip()
 
@@ -85,8 +87,8 @@ def _git():
         return None
 
 
-def _processor():
-    """Model name, and the vector instructions that the mathematical libraries choose their kernels by."""
+def _processor() -> dict[str, Any]:
+    """Model name, and the vector instructions by which the mathematical libraries choose their kernels."""
     try:
         lines = Path('/proc/cpuinfo').read_text().splitlines()
     except OSError:

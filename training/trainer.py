@@ -1,6 +1,10 @@
 """The training loop. PaddleSeg's flags, log line and checkpoint layout; its own loop does not run on Paddle 3."""
 import itertools
 import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import paddle
 from tqdm import tqdm
@@ -20,18 +24,22 @@ MAX_SKIPPED = 10  # steps in a row that --on_nan skip drops before it gives up
 
 
 class Trainer:
-    """Trains a model; what happened so far is in `state`, a dict of plain numbers that a checkpoint keeps.
+    """Trains a model; its progress is in `state`, a dict of plain numbers that is saved with each checkpoint.
 
     dataset: (epoch, index) -> {'img', 'label'}. losses: {'types', 'coef'} as PaddleSeg builds it. batch_size: images
     per process and micro-batch. save_dir: folder of checkpoints, or None to save nothing. evaluate: called as
     evaluate(model in evaluation mode) -> inference.evaluator result, every save_interval iterations and at the end; the
-    best model is kept beside the checkpoints. run_log: a training.run_log.RunLog on the process that has one.
-    on_nan: 'stop', or 'skip' to drop steps whose loss or gradient is not finite. options: the config's.
+    best model is kept beside the checkpoints. run_log: a training.run_log.RunLog, on the main process only.
+    on_nan: 'stop', or 'skip' to drop steps whose loss or gradient is not finite. options: those of the config.
     """
 
-    def __init__(self, model, dataset, losses, optimizer, *, iters, batch_size, save_dir, seed=0, accum_steps=1,
-                 precision='fp32', num_workers=0, log_iters=10, save_interval=1000, keep_checkpoint_max=5,
-                 evaluate=None, run_log=None, on_nan='stop', options=None):
+    def __init__(self, model: paddle.nn.Layer, dataset: Any, losses: Mapping[str, Any],
+                 optimizer: paddle.optimizer.Optimizer, *, iters: int, batch_size: int,
+                 save_dir: str | os.PathLike | None, seed: int = 0, accum_steps: int = 1, precision: str = 'fp32',
+                 num_workers: int = 0, log_iters: int = 10, save_interval: int = 1000, keep_checkpoint_max: int = 5,
+                 evaluate: Callable[[paddle.nn.Layer], dict[str, Any]] | None = None,
+                 run_log: run_log.RunLog | None = None, on_nan: str = 'stop',
+                 options: Mapping[str, Any] | None = None) -> None:
         options = options or {}
         self.model, self.dataset, self.optimizer = model, dataset, optimizer
         self.iters, self.batch_size, self.accum_steps, self.num_workers = iters, batch_size, accum_steps, num_workers
@@ -44,13 +52,14 @@ class Trainer:
             freeze_batch_norm(model)
         self.gradient_step = GradientStep(model, losses, optimizer, precision)
         self.ema = EMA(model, options['ema']) if options.get('ema') else None
-        self.state = {'iteration': 0, 'seed': seed, 'images_per_step': self.images_per_step, 'best_miou': -1.0,
-                      'best_iteration': -1, 'best_ema_miou': -1.0, 'evaluated': True, 'skipped': 0, 'log': None}
+        self.state: dict[str, Any] = {
+            'iteration': 0, 'seed': seed, 'images_per_step': self.images_per_step, 'best_miou': -1.0,
+            'best_iteration': -1, 'best_ema_miou': -1.0, 'evaluated': True, 'skipped': 0, 'log': None}
 
     # ---------------------------------------------------------------- resuming
 
-    def resume(self, folder):
-        """Continue from a checkpoint; ValueError when the run it belongs to took other data in another order."""
+    def resume(self, folder: str | os.PathLike) -> None:
+        """Continue from a checkpoint; UserError if its run read the data in another order."""
         found = checkpoint.resume(folder, self.model, self.optimizer, self.ema, self.gradient_step.scaler)
         for key, flag in (('seed', '--seed'), ('images_per_step', '--batch_size x --accum_steps x processes')):
             if found.get(key, self.state[key]) != self.state[key]:
@@ -64,20 +73,20 @@ class Trainer:
 
     # ---------------------------------------------------------------- the loop
 
-    def run(self):
-        """Train to the end. Returns None, or the exit status after a signal (its step is finished and saved then).
+    def run(self) -> int | None:
+        """Train to the end. Returns None, or the exit status after a signal (the step is finished and saved first).
 
-        Raises FloatingPointError when loss or gradient is not finite, ValueError and OSError as told there.
+        Raises UserError if loss or gradient is not finite, and the errors of the loader and the checkpoints.
         """
         state, start = self.state, self.state['iteration']
         self._announce(start)
         meter = run_log.Meter(self.images_per_step, state['log'])
-        stream = EpochStream(self.dataset, self.batch_size, self.iters * self.accum_steps,
-                                      start * self.accum_steps, self.rank, self.world_size, self.seed)
+        stream = EpochStream(self.dataset, self.batch_size, self.iters * self.accum_steps, start * self.accum_steps,
+                             self.rank, self.world_size, self.seed)
         self.model.train()
         with StopRequest() as stop, logging_redirect_tqdm(), self._bar(start) as bar:
-            if not state['evaluated']:  # killed between saving and scoring
-                self._evaluate(checkpoint.latest(self.save_dir))
+            if self.evaluate and not state['evaluated']:  # killed between saving and evaluation
+                self._evaluate(self._latest())
             batches = training_batches(self.dataset, stream, self.num_workers)
             meter.restart()
             for iteration in range(start + 1, self.iters + 1):
@@ -103,7 +112,10 @@ class Trainer:
             batches.close()
         return None
 
-    def _announce(self, start):
+    def _latest(self) -> Path | None:
+        return checkpoint.latest(self.save_dir) if self.save_dir else None
+
+    def _announce(self, start: int) -> None:
         logger.info('train: iterations %d to %d, batch %d x %d accumulated x %d process(es) = %d images per step, %d '
                     'images per epoch', start, self.iters, self.batch_size, self.accum_steps, self.world_size,
                     self.images_per_step, len(self.dataset))
@@ -111,11 +123,12 @@ class Trainer:
             logger.warning('batch norm sees one image at a time: its running statistics, and with them the evaluation, '
                            'may be far off; use --batch_size 2 or more, several GPUs, or options.freeze_batch_norm')
 
-    def _bar(self, start):
+    def _bar(self, start: int) -> tqdm:
         return tqdm(total=self.iters, initial=start, desc='train', unit='iter', disable=True if self.rank else None)
 
-    def _step(self, iteration, micro_batches, stop):
-        """One update; returns (loss, parts, whether all processes stop after it)."""
+    def _step(self, iteration: int, micro_batches: list[dict[str, paddle.Tensor]],
+              stop: StopRequest) -> tuple[float, dict[str, float], bool]:
+        """One gradient step; returns (loss, parts, whether all processes stop after it)."""
         paddle.seed(_step_seed(self.seed, iteration, self.rank))
         statistics = running_statistics(self.model) if self.on_nan == 'skip' else []
         before = [value.clone() for value in statistics]
@@ -125,7 +138,7 @@ class Trainer:
         if broken:
             self._not_finite(iteration, loss, finite)
             self.gradient_step.drop()
-            for statistic, value in zip(statistics, before):  # batch norm has seen the broken batch
+            for statistic, value in zip(statistics, before):  # batch norm has averaged in the bad batch
                 statistic.set_value(value)
         else:
             self.state['skipped'] = 0
@@ -135,7 +148,8 @@ class Trainer:
         self.optimizer._learning_rate.step()
         return loss, parts, stopping
 
-    def _not_finite(self, iteration, loss, finite):
+    def _not_finite(self, iteration: int, loss: float, finite: bool) -> None:
+        """Log a dropped step, or raise UserError with the files of its batch."""
         files = [str(path) for epoch, index in self._samples(iteration) for path in self._files(epoch, index)]
         where = 'another process' if finite else ', '.join(files)
         text = f'iteration {iteration}: expected a finite loss and gradient, found loss {loss:g} with the batch {where}'
@@ -143,21 +157,21 @@ class Trainer:
         if self.on_nan == 'skip' and self.state['skipped'] < MAX_SKIPPED:
             logger.warning('%s; step dropped (%d in a row)', text, self.state['skipped'])
             return
-        good = checkpoint.latest(self.save_dir) if self.save_dir else None
+        good = self._latest()
         tried = f' {MAX_SKIPPED} times in a row' if self.on_nan == 'skip' else ''
         raise UserError(f'{text}{tried}; last good checkpoint: {good or "none"}; look at these files, lower '
                                  'the learning rate, or drop such steps with --on_nan skip')
 
-    def _samples(self, iteration):
+    def _samples(self, iteration: int) -> list[tuple[int, int]]:
         stream = EpochStream(self.dataset, self.batch_size, iteration * self.accum_steps,
-                                      (iteration - 1) * self.accum_steps, self.rank, self.world_size, self.seed)
+                             (iteration - 1) * self.accum_steps, self.rank, self.world_size, self.seed)
         return [sample for batch in stream for sample in batch]
 
-    def _files(self, epoch, index):
+    def _files(self, epoch: int, index: int) -> Sequence[str | None]:
         return self.dataset.files(epoch, index)[:1] if hasattr(self.dataset, 'files') else [f'sample {index}']
 
-    def _any_process(self, *flags):
-        """Each flag, true for all processes if it is for one: they stop, drop and fail together."""
+    def _any_process(self, *flags: bool) -> Sequence[bool]:
+        """Each flag, true on all processes if true on one: they stop, drop and fail together."""
         if self.world_size == 1:
             return flags
         shared = paddle.to_tensor([int(flag) for flag in flags])
@@ -166,14 +180,14 @@ class Trainer:
 
     # ---------------------------------------------------------------- log, save, evaluate
 
-    def _log(self, iteration, lr, log):
+    def _log(self, iteration: int, lr: float, log: Mapping[str, Any]) -> None:
         epoch = (iteration * self.images_per_step - 1) // len(self.dataset) + 1
         logger.info('%s', run_log.log_line(epoch, iteration, self.iters, lr, log))
         if self.run_log:
             self.run_log.train(iteration, epoch, lr, log)
 
-    def _save_and_evaluate(self, stopping):
-        """The checkpoint comes first: a kill while evaluating loses nothing, the resumed run evaluates again."""
+    def _save_and_evaluate(self, stopping: bool) -> None:
+        """The checkpoint comes first: after a kill during the evaluation, the resumed run repeats it."""
         due = self.evaluate is not None and not (stopping and self.state['iteration'] % self.save_interval
                                                  and self.state['iteration'] != self.iters)
         self.state['evaluated'] = not due
@@ -187,7 +201,7 @@ class Trainer:
         if due and not stopping:
             self._evaluate(folder)
 
-    def _evaluate(self, folder):
+    def _evaluate(self, folder: Path | None) -> None:
         state, iteration = self.state, self.state['iteration']
         if self.world_size > 1:
             for statistic in running_statistics(self.model):  # without SyncBatchNorm every process has its own
@@ -207,8 +221,9 @@ class Trainer:
                 'best_miou', 'best_iteration', 'best_ema_miou', 'evaluated')})
         self._wait_for_all()
 
-    def _score(self, prefix, folder, name):
-        """mIoU of the model as it is; saved if it is the best of its kind."""
+    def _score(self, prefix: str, folder: str, name: str) -> float:
+        """mIoU of the model with its current weights, which are saved if it is the best one with this prefix."""
+        assert self.evaluate is not None  # else nothing calls this
         self.model.eval()
         result = self.evaluate(self.model)
         self.model.train()
@@ -222,7 +237,7 @@ class Trainer:
             self.run_log.images(self.state['iteration'], result.get('pictures', ()))
         return result['miou']
 
-    def _early_stop(self):
+    def _early_stop(self) -> bool:
         """Whether the score has not improved for `early_stop` evaluations."""
         since = self.state['iteration'] - self.state['best_iteration']
         if not self.early_stop or self.state['best_iteration'] < 0 or since < self.early_stop * self.save_interval:
@@ -231,11 +246,11 @@ class Trainer:
                     self.state['best_iteration'])
         return True
 
-    def _wait_for_all(self):
+    def _wait_for_all(self) -> None:
         if self.world_size > 1:
             paddle.distributed.barrier()
 
 
-def _step_seed(seed, iteration, rank):
+def _step_seed(seed: int, iteration: int, rank: int) -> int:
     """Distinct for every (iteration, rank) of a run: the state of the random generator need not be saved."""
     return (seed * 1_000_003 + iteration) * 4099 + rank

@@ -1,4 +1,4 @@
-"""What runs the network for inference: Paddle, OpenVINO or ONNX Runtime, behind one function `create`.
+"""The backends for inference, Paddle, OpenVINO and ONNX Runtime, behind one function `create`.
 
 A new backend is a file here with an inference.fused_network.Executor, and a line in BACKENDS.
 """
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 class Backend(NamedTuple):
-    """executor: 'module:class', of a folder of inference.converted and a precision. packages: what it needs."""
+    """executor: 'module:class', built from a folder of inference.converted and a precision. packages: requirements."""
     executor: str
     packages: tuple[str, ...]
 
@@ -44,11 +44,11 @@ def create(builder: Any, model_path: str | os.PathLike, backend: str = 'auto', p
     """The network of a config with these weights, ready to evaluate: (1, 3, H, W) float32 tensor -> [logits].
 
     builder: common.builder.Builder. backend: 'auto' is Paddle on a GPU, and on a CPU the fastest that is installed.
-    precision: of the network; the fusion of scales and argmax are float32 always. cache: keep what is converted for
-    OpenVINO and ONNX Runtime, and use what was kept.
+    precision: of the network; the fusion of scales and argmax are float32 always. cache: keep the network converted for
+    OpenVINO and ONNX Runtime, and reuse one kept earlier.
     Returns a FusedNetwork, or the model itself where it is of another kind (Paddle, fp32).
-    Raises UserError, with one line that names what would work, for a backend that is not installed or fails, and for a
-    precision that it or the processor does not have.
+    Raises UserError, with one line that names what would work, for a backend that is not installed, and for a
+    precision that it or the processor does not support.
     """
     available = installed()
     if backend != 'auto' and backend not in available:
@@ -79,7 +79,7 @@ def create(builder: Any, model_path: str | os.PathLike, backend: str = 'auto', p
 
 
 def fuse_for_inference(model: Any, precision: str = 'fp32') -> Any:
-    """A model in evaluation mode as it runs fastest in Paddle, with its present weights; itself if that is all."""
+    """A model in evaluation mode in its fastest form in Paddle, with its current weights; else the model itself."""
     if not _supports_fusion(model):
         return model
     return FusedNetwork(PaddleExecutor(model, precision), model.n_scales, memory.footprint(model))

@@ -1,4 +1,4 @@
-"""What the executors of converted networks share: arrays are NumPy's, a part is a function of named arrays."""
+"""Base of the executors of converted networks: arrays are NumPy's, a part is a function of named arrays."""
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,12 +11,12 @@ STRIP = 1 << 14  # pixels of a strip; larger ones take more memory
 
 
 def threads() -> int:
-    """As many as Paddle was given."""
+    """The number of threads of Paddle."""
     return int(paddle.base.core.globals()['FLAGS_paddle_num_threads'])
 
 
 class EngineExecutor:
-    """An inference.fused_network.Executor of a folder of inference.converted; subclasses say how a part runs."""
+    """An inference.fused_network.Executor of a folder of inference.converted; subclasses run a part."""
     name = ''
     device = 'CPU'
 

@@ -1,4 +1,4 @@
-"""ONNX Runtime, on what its installed package offers."""
+"""ONNX Runtime, on a GPU if its installed package supports one, else on the CPU."""
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +21,12 @@ class OnnxRuntimeExecutor(EngineExecutor):
                             '--backend openvino')
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.log_severity_level = threads(), 3
-        options.enable_cpu_mem_arena = False  # it never gives back the largest image's memory
+        options.enable_cpu_mem_arena = False  # it never frees the largest image's memory
         offered = onnxruntime.get_available_providers()
         chosen = [name for name in PROVIDERS if name in offered]
         self._sessions = {path.stem: onnxruntime.InferenceSession(path, options, chosen)
                           for path in folder.glob('*.onnx')}
-        # What is offered may lack its driver or libraries; ONNX Runtime then goes on with the next one.
+        # A provider may lack its driver or libraries; ONNX Runtime then uses the next one.
         self.device = next(iter(self._sessions.values())).get_providers()[0]
 
     def run(self, part: str, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:

@@ -25,7 +25,7 @@ class OpenVINOExecutor(EngineExecutor):
                             f'{precision}; it would be slower than fp32 here')
         hints = {'INFERENCE_NUM_THREADS': threads(), 'PERFORMANCE_HINT': 'LATENCY',
                  'INFERENCE_PRECISION_HINT': {'fp32': 'f32', 'bf16': 'bf16', 'fp16': 'f16'}[precision],
-                 # What it keeps for shapes that may come again takes memory for each image size.
+                 # No cache for recurring shapes: it takes memory for each image size.
                  'CPU_RUNTIME_CACHE_CAPACITY': 0}
         self._models = {path.stem: core.compile_model(core.read_model(path), 'CPU', hints)
                         for path in folder.glob('*.onnx')}
@@ -44,10 +44,10 @@ class OpenVINOExecutor(EngineExecutor):
 
 @functools.cache
 def _core() -> Any:
-    """One for the whole process, never freed: freeing one of several leaves the thread with a stack for signals that is
-    gone (2026.4), and the next signal, a child's end or Ctrl-C, is a segmentation fault.
+    """One for the whole process, never freed: freeing one of several leaves the thread with a freed signal stack
+    (OpenVINO 2026.4), and the next signal, such as Ctrl-C or the end of a child process, crashes the process.
     """
     import openvino
-    # What it keeps compiled for shapes that come again; images of many sizes would fill its default of 1024.
+    # Number of compiled kernels kept for shapes that recur; images of many sizes would fill the default of 1024.
     os.environ.setdefault('ONEDNN_PRIMITIVE_CACHE_CAPACITY', '512')
     return openvino.Core()

@@ -6,15 +6,15 @@ import paddle
 
 from common.errors import UserError
 from inference import fused
-from inference.paddle_operations import PaddleOps
+from inference.paddle_operations import Dtype, PaddleOps
 from models.mscale_ocrnet import MscaleOCRNet
 
 CPU_STRIP, GPU_STRIP = 1 << 15, 1 << 18  # pixels of a strip, at the backbone's resolution
-DTYPES = {'fp32': 'float32', 'bf16': 'bfloat16', 'fp16': 'float16'}
+DTYPES: dict[str, Dtype] = {'fp32': 'float32', 'bf16': 'bfloat16', 'fp16': 'float16'}
 
 
 class PaddleExecutor:
-    """An inference.fused_network.Executor of a MscaleOCRNet that supports_fusion, with its present weights."""
+    """An inference.fused_network.Executor of a MscaleOCRNet that supports_fusion, with its current weights."""
     name = 'paddle'
 
     def __init__(self, model: MscaleOCRNet, precision: str = 'fp32') -> None:

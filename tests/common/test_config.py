@@ -121,7 +121,8 @@ def test_the_file_named_is_the_one_that_says_it(tmp_path):
     assert refusal(derived).startswith(f'{tmp_path / "mine.yml"}: key ')
 
 
-@pytest.mark.parametrize('opts, text', [('model.n_scales', 'found no "="'), ('modle.n_scales=1', 'did you mean model?'),
+@pytest.mark.parametrize('opts, text', [('model.n_scales', 'found no "="'), ('iters={1', 'check brackets'),
+                                         ('modle.n_scales=1', 'did you mean model?'),
                                         ('model.n_scale=[1.0]', 'did you mean n_scales'),
                                         ('train_dataset.transforms.9.type=x', '9'),
                                         ('options.emma=0.9', 'did you mean ema?'),

@@ -10,7 +10,7 @@ import paddleseg.transforms as T
 import pytest
 from PIL import Image
 
-from common.errors import UserError
+from common.errors import FileError, UserError
 from datasets.cityscapes_autolabeling import CityscapesAutolabeling
 from datasets.sampling import EpochStream
 from tests.conftest import PATIENCE
@@ -310,7 +310,7 @@ def test_corrupt_image(cityscapes, how):
 def test_file_that_is_gone(cityscapes):
     dataset = CityscapesAutolabeling([], cityscapes.root)
     os.remove(dataset.file_list[0][0])
-    with pytest.raises(FileNotFoundError, match=r'aachen_000000_000019_leftImg8bit\.png'):
+    with pytest.raises(FileError, match=r'aachen_000000_000019_leftImg8bit\.png'):
         dataset[0]
 
 

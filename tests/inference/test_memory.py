@@ -55,7 +55,7 @@ def test_the_estimate_holds_the_arrays_that_must_exist():
 
 def test_the_least_that_has_to_be_done(w48):
     whole = (1024, 2048)
-    found = [memory.smallest_steps(w48, whole, limit * GB) for limit in (8, 3.6, 2.8, 2.1)]
+    found = [memory.plan_within(w48, whole, limit * GB) for limit in (8, 3.6, 2.8, 2.1)]
     assert [plan.window == whole for plan in found] == [True, True, False, False]
     assert [plan.strip for plan in found[:2]] == [1 << 15, 1 << 14]
     assert found[2].window == (1024, 1024) and np.prod(found[3].window) < np.prod(found[2].window)
@@ -65,7 +65,7 @@ def test_the_least_that_has_to_be_done(w48):
 def test_a_limit_below_everything(w48):
     with pytest.raises(ValueError, match=r'--memory_limit 1\.05: expected at least 1\.\d\d GB, of which the loaded '
                                          r'network takes 0\.75, found 1\.05; raise it, or use fewer scales'):
-        memory.smallest_steps(w48, (1024, 2048), 1.05 * GB)
+        memory.plan_within(w48, (1024, 2048), 1.05 * GB)
 
 
 def test_a_line_before_an_image_that_will_not_fit(w48, caplog, monkeypatch):

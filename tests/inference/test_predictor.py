@@ -6,7 +6,7 @@ import pytest
 from paddleseg.core import infer
 
 from common import flags
-from inference.predictor import Predictor, undo
+from inference.predictor import Predictor, restore_size
 from tests import fill, rounding
 
 
@@ -41,7 +41,7 @@ def test_equals_paddleseg(image, flips, window):
     options = flags.predictor_options({'aug': True, 'scales': scales, 'flip_horizontal': flips[0],
                                        'flip_vertical': flips[1], **slide})
     predict = Predictor(model, **options)
-    logits = rounding.of_network(lambda x: undo(predict.logits(x), [('resize', (31, 50))]))
+    logits = rounding.of_network(lambda x: restore_size(predict.logits(x), [('resize', (31, 50))]))
     condition = rounding.sensitivity(logits, image.numpy(), trials=2)
     rounding.assert_close(logits(image.numpy()), expected.numpy(), condition)
     sample = {'img': image[0].numpy(), 'trans_info': [('resize', (31, 50))]}
@@ -52,14 +52,14 @@ def test_equals_paddleseg(image, flips, window):
 
 def test_undo_reverses_the_last_transform_first():
     logits = paddle.to_tensor(fill.image(3, [1, 2, 20, 30]))
-    found = undo(logits, [('resize', (10, 14)), ('padding', (16, 28))])
+    found = restore_size(logits, [('resize', (10, 14)), ('padding', (16, 28))])
     expected = F.interpolate(logits[:, :, :16, :28], [10, 14], mode='bilinear')
     np.testing.assert_array_equal(found.numpy(), expected.numpy())
 
 
 def test_undo_refuses_what_it_does_not_know():
     with pytest.raises(ValueError, match="found 'rotate' in trans_info"):
-        undo(paddle.zeros([1, 1, 2, 2]), [('rotate', (2, 2))])
+        restore_size(paddle.zeros([1, 1, 2, 2]), [('rotate', (2, 2))])
 
 
 def test_a_stride_larger_than_the_window_is_refused():
