@@ -11,7 +11,7 @@ from common.errors import is_expected
 
 
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = cli.ArgumentParser(description=__doc__)
     flags.add_inference_flags(parser, '--aug_pred')
     parser.add_argument('--image_path', required=True, help='image, folder (searched recursively) or list file (.txt)')
     parser.add_argument('--save_dir', default='output/result', help='folder of the predictions')
@@ -36,6 +36,7 @@ def main(argv: Sequence[str]) -> int | None:
 
     logger = logging.getLogger('predict')
     flags.warn_unused(args, logger)
+    options = flags.predictor_options(vars(args))
     images = pictures.find_inputs(args.image_path, exclude=args.save_dir)
     if args.skip_existing:
         found = len(images)
@@ -46,7 +47,7 @@ def main(argv: Sequence[str]) -> int | None:
     colors = pictures.color_table(builder.labels, args.custom_color)
     flags.check_writable(args.save_dir)
     network = backends.create(builder, args.model_path, **flags.network_options(args))
-    predict = Predictor(network, **flags.predictor_options(vars(args)))
+    predict = Predictor(network, **options)
     transforms = Compose(builder.val_transforms)
 
     def load(item: tuple[Path, Path]) -> tuple[np.ndarray, dict[str, Any]]:

@@ -16,7 +16,7 @@ LAUNCHER = ('Several processes: python -m paddle.distributed.launch train.py ...
 
 
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, epilog=LAUNCHER)
+    parser = cli.ArgumentParser(description=__doc__, epilog=LAUNCHER)
     parser.add_argument('--config', required=True, help='YAML file, see configs/')
     parser.add_argument('--iters', type=int, help='number of iterations, instead of the config\'s')
     parser.add_argument('--batch_size', type=int, help='images per process, instead of the config\'s')
@@ -44,6 +44,9 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     for name in ('save_interval', 'log_iters', 'accum_steps'):
         if getattr(args, name) < 1:
             parser.error(f'--{name}: expected at least 1, found {getattr(args, name)}')
+    for name in ('keep_checkpoint_max', 'num_workers', 'seed'):
+        if getattr(args, name) < 0:
+            parser.error(f'--{name}: expected at least 0, found {getattr(args, name)}')
     return args
 
 

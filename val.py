@@ -9,7 +9,7 @@ from common import cli, flags
 
 
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = cli.ArgumentParser(description=__doc__)
     flags.add_inference_flags(parser, '--aug_eval')
     cli.add_debug_flag(parser)
     return parser.parse_args(argv)
@@ -29,15 +29,17 @@ def main(argv: Sequence[str]) -> None:
 
     logger = logging.getLogger('val')
     flags.warn_unused(args, logger)
+    options = flags.predictor_options(vars(args))
     config = Config(args.config, args.opts, with_pretrained=False)
     weights = Path(args.model_path)
     report = weights.with_name(f'evaluation_{Path(args.config).stem}{flags.describe(args)}.json')
     builder = Builder(config)
     flags.check_writable(report.parent)
     builder.check_weights(weights.parent.parent)
+    dataset = builder.val_dataset
     network = backends.create(builder, args.model_path, **flags.network_options(args))
-    predict = Predictor(network, **flags.predictor_options(vars(args)))
-    dataset, labels = builder.val_dataset, builder.labels
+    predict = Predictor(network, **options)
+    labels = builder.labels
     logger.info('evaluate %s on %d images of %s', weights, len(dataset), config.val_dataset_cfg.get('dataset_root'))
     result = evaluate(predict, dataset, args.num_workers)
     if paddle.distributed.get_rank() == 0:

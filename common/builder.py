@@ -32,6 +32,8 @@ class Builder(paddleseg.cvlibs.SegBuilder):
             while cause.__context__ is not None and not isinstance(cause, UserError):
                 cause = cause.__context__
             if isinstance(cause, UserError):
+                if '/' not in str(cause).partition(': ')[0]:  # a key, not a file
+                    raise UserError(f'{self.config.path}: {cause}') from None
                 raise cause from None
             if isinstance(cause, (ValueError, OSError)):  # how PaddleSeg's components refuse a value
                 raise UserError(f'{self.config.path}: {cfg.get("type")}: {" ".join(str(cause).split())}') from error
@@ -61,6 +63,13 @@ class Builder(paddleseg.cvlibs.SegBuilder):
     @cached_property
     def val_dataset_class(self) -> type:
         return self._with_labels(super().val_dataset_class, 'val_dataset')
+
+    @property
+    def val_dataset(self) -> Any:
+        if 'val_dataset' not in self.config.dic:
+            raise UserError(f"{self.config.path}: key 'val_dataset': expected a dataset to evaluate on, found none; "
+                            'add it, or train without --do_eval')
+        return super().val_dataset
 
     @cached_property
     def model(self) -> paddle.nn.Layer:

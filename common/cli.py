@@ -17,6 +17,14 @@ EXIT_ERROR = 1
 PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 
 
+class ArgumentParser(argparse.ArgumentParser):
+    """Wrong flags end with status 2, as usual, and one line that names the flag, instead of the whole usage."""
+
+    def error(self, message: str) -> NoReturn:
+        print(f'error: {" ".join(message.split())}; see --help', file=sys.stderr)
+        sys.exit(2)
+
+
 def add_debug_flag(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--debug', action='store_true', help='show the traceback of an error')
 

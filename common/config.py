@@ -10,7 +10,7 @@ import yaml
 
 from common import registry
 from common.atomic_io import write_atomically
-from common.config_files import override, read_chain
+from common.config_files import check_mergeable, override, read_chain
 from common.errors import UserError
 from common.schema import Checker
 
@@ -30,7 +30,8 @@ class Config(paddleseg.cvlibs.Config):
         registry.register()
         chain = read_chain(str(path))
         dic: dict[str, Any] = {}
-        for _, own in reversed(chain):
+        for file, own in reversed(chain):
+            check_mergeable(own, dic, file)
             dic = paddleseg.cvlibs.config.merge_config_dicts(own, dic)
         dic = copy.deepcopy(dic)
         opts = list(opts or ())

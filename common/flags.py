@@ -1,6 +1,7 @@
 """Flags shared by the scripts that predict, and functions of them. Does not import Paddle, so that --help is quick."""
 import argparse
 import logging
+import math
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -41,12 +42,14 @@ def predictor_options(flags: Mapping[str, Any]) -> dict[str, Any]:
     PaddleSeg's crop_size and stride are (w, h); those of this function's result, and of all other code, are (H, W).
     """
     result: dict[str, Any] = {}
+    if (flags.get('num_workers') or 0) < 0:
+        raise UserError(f'--num_workers: expected at least 0, found {flags["num_workers"]}; correct it')
     if flags.get('aug') or flags.get('aug_eval'):
         scales = flags.get('scales') or 1.0
         result = {'scales': list(scales) if isinstance(scales, (list, tuple)) else [float(scales)],
                   'flip_horizontal': bool(flags.get('flip_horizontal')),
                   'flip_vertical': bool(flags.get('flip_vertical'))}
-        if min(result['scales']) <= 0:
+        if not all(0 < scale < math.inf for scale in result['scales']):
             raise UserError(f'--scales: expected numbers above 0, found {result["scales"]}; correct them')
     if flags.get('is_slide'):
         for name in ('crop_size', 'stride'):
@@ -56,7 +59,7 @@ def predictor_options(flags: Mapping[str, Any]) -> dict[str, Any]:
                                  f'for example --crop_size 1024 512 --stride 768 384')
             result[name] = tuple(reversed(value))
     if flags.get('memory_limit') is not None:
-        if flags['memory_limit'] <= 0:
+        if not 0 < flags['memory_limit'] < math.inf:
             raise UserError(f'--memory_limit: expected gigabytes above 0, found {flags["memory_limit"]}; correct it')
         result['memory_limit'] = flags['memory_limit'] * 2**30
     return result

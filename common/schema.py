@@ -8,6 +8,7 @@ from paddleseg.cvlibs import manager
 
 from common.config_files import nearest
 from common.errors import UserError
+from common.ranges import RULES
 
 Keys = tuple[str | int, ...]  # the path of a value in a config
 NUMBER: tuple[type, ...] = (int, float)
@@ -51,11 +52,14 @@ class Checker:
                 return f'--opts {item}'
         for path, own in self.chain:
             found: Any = own
+            in_list = False
             try:
                 for key in keys:
+                    in_list = in_list or isinstance(found, list)
                     found = found[key]
             except (KeyError, IndexError, TypeError):
-                continue
+                if not in_list:  # mappings are merged with those of the bases, lists replace them
+                    continue
             return path
         # No file has the key: an option has set something in it, or it is missing from the file itself.
         return next((f'--opts {item}' for item, parts in options if parts[:len(names)] == names), self.chain[0][0])
@@ -136,9 +140,6 @@ class Checker:
         self.names((), dic, TOP_LEVEL, [key for key in TOP_LEVEL if key not in optional])
         for key, value in dic.items():
             self.value((key,), value, TOP_LEVEL[key])
-        for key in ('batch_size', 'iters'):
-            if dic[key] < 1:
-                self.fail((key,), f'expected at least 1, found {dic[key]}; correct the value')
         for key in ('model', 'train_dataset', 'val_dataset'):
             if key in dic:
                 self.components((key,), dic[key])
@@ -153,12 +154,56 @@ class Checker:
             for key, value in dic.get(section, {}).items():
                 self.value((section, key), value, valid[key])
 
+        self._ranges((), dic)
+        self._together(dic)
+
+    def _ranges(self, keys: Keys, value: Any) -> None:
+        """Every value, by the name of its key (common.ranges)."""
+        rule = RULES.get(str(keys[-1])) if keys else None
+        if rule and (problem := rule(value)):
+            at = next((i for i, item in enumerate(value) if rule([item])), None) if keys == ('loss', 'coef') else None
+            keys = keys if at is None else (*keys, at)
+            self.fail(keys, f'expected {problem}, found {value!r:.60}; correct the value')
+        items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+        for key, item in items:
+            self._ranges((*keys, key), item)
+
+    def _together(self, dic: Mapping[str, Any]) -> None:
+        """Values that depend on each other."""
+        for section, wrong in (('train_dataset', ('val', 'test')), ('val_dataset', ('train', 'trainval', 'test'))):
+            dataset = dic.get(section)
+            if dataset is None:
+                continue
+            if dataset.get('mode') in wrong:
+                self.fail((section, 'mode'), f'expected {section.partition("_")[0]}, found {dataset["mode"]!r}; '
+                                             'correct or remove it')
+            if 'transforms' in dataset and (not isinstance(dataset['transforms'], list) or not dataset['transforms']):
+                self.fail((section, 'transforms'), 'expected a list of transforms, found '
+                                                   f'{dataset["transforms"]!r:.60}; Normalize at least')
+            for i, transform in enumerate(dataset.get('transforms', ())):
+                for name in ('mean', 'std'):
+                    channels = dataset.get('img_channels', 3)
+                    if name in transform and len(transform[name]) != channels:
+                        self.fail((section, 'transforms', i, name), f'expected {channels} numbers, one for each '
+                                                                    f'channel, found {transform[name]!r}; correct it')
+        for i, loss in enumerate(dic['loss']['types']):
+            if not dic['loss']['types'] or not isinstance(loss, dict):
+                self.fail(('loss', 'types', i), f'expected a loss, found {loss!r}; correct it')
+        test = dic.get('test_config', {})
+        if test.get('is_slide'):
+            for name in ('crop_size', 'stride'):
+                if name not in test:
+                    self.fail(('test_config', name), 'expected width and height for is_slide, found none; add them')
+            if any(step > side for step, side in zip(test['stride'], test['crop_size'])):
+                self.fail(('test_config', 'stride'), f'expected at most the crop size {test["crop_size"]}, found '
+                                                     f'{test["stride"]}; lower it')
+
     def _lr_scheduler(self, cfg: dict[str, Any]) -> None:
         schedulers = {name: cls for name, cls in vars(paddle.optimizer.lr).items()
                       if inspect.isclass(cls) and issubclass(cls, paddle.optimizer.lr.LRScheduler)}
         warmup = {key: cfg[key] for key in ('warmup_iters', 'warmup_start_lr') if key in cfg}
         for key, value in warmup.items():
-            self.value(('lr_scheduler', key), value, float)
+            self.value(('lr_scheduler', key), value, int if key == 'warmup_iters' else float)
         rest = {key: value for key, value in cfg.items() if key not in warmup}
         if rest.get('type') == 'PolynomialDecay':
             rest.setdefault('decay_steps', 1)  # PaddleSeg's builder fills it in
@@ -169,9 +214,14 @@ class Checker:
         self.names(('loss',), cfg, ('types', 'coef'), ('types', 'coef'))
         for key in ('types', 'coef'):
             self.value(('loss', key), cfg[key], list)
+        if not cfg['types']:
+            self.fail(('loss', 'types'), 'expected at least one loss, found none; see configs/')
         self.components(('loss', 'types'), cfg['types'])
         for i, coef in enumerate(cfg['coef']):
             self.value(('loss', 'coef', i), coef, float)
         if len(cfg['types']) not in (1, len(cfg['coef'])):
-            self.fail(('loss', 'types'), f'expected 1 or as many losses as loss.coef has ({len(cfg["coef"])}), found '
-                                         f'{len(cfg["types"])}; give every loss its coefficient')
+            set_last = next((key for _, own in self.chain for key in ('coef', 'types') if key in own.get('loss', {})),
+                            'types')
+            self.fail(('loss', set_last), f'expected 1 loss or as many as coefficients, found {len(cfg["types"])} in '
+                                          f'loss.types and {len(cfg["coef"])} in loss.coef; give every loss its '
+                                          'coefficient')

@@ -41,6 +41,7 @@ class MscaleOCRNet(nn.Layer):
                  fresh_head: bool = False, recompute: bool = False) -> None:
         super().__init__()
         self.n_scales = check_scales(n_scales)
+        _check_indices(backbone_indices, len(backbone.feat_channels))
         self.ocrnet = OCRNet(num_classes, backbone, backbone_indices, ocr_mid_channels, ocr_key_channels, dropout)
         self.scale_attn = ScaleAttention(ocr_mid_channels, attn_channels)
         set_recompute(self, bool(recompute))
@@ -114,3 +115,9 @@ def check_scales(scales: Sequence[float]) -> list[float]:
         raise UserError(f'model.n_scales: expected positive scales with 1.0 among them, found {scales}; '
                          'add 1.0, the scale at which logits are returned')
     return scales
+
+
+def _check_indices(indices: Sequence[int], outputs: int) -> None:
+    if not 1 <= len(indices) <= 2 or not all(-outputs <= index < outputs for index in indices):
+        raise UserError(f'model.backbone_indices: expected one or two of 0..{outputs - 1}, which the backbone has, '
+                        f'found {list(indices)}; correct it')

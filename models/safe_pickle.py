@@ -28,7 +28,7 @@ class BoundedFile:
 
     def read(self, size: int) -> bytes:
         if not 0 <= size <= self._left:
-            raise Refused(f'{size} bytes announced where {self._left} are left')
+            raise ValueError(f'{size} bytes announced where {self._left} are left')
         self._left -= size
         return self._file.read(size)
 
@@ -43,7 +43,8 @@ def load(file: BinaryIO, size: int, names: Mapping[str, Callable[..., Any]] | No
     """The object in a pickle of `size` bytes: dicts, lists, tuples, numbers, text, bytes, and NumPy arrays.
 
     names: further '<module> <name>' that may be called, and what is called in their place. persistent: what stands for
-    a persistent id (torch's storages). Raises Refused for anything else, and what pickle raises for damaged data.
+    a persistent id (torch's storages). Raises Refused for anything else; ValueError, and
+    what pickle raises, for damaged data.
     """
     unpickler = _Unpickler(BoundedFile(file, size), {**_NAMES, **(names or {})}, persistent)
     return _finished(unpickler.load())

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = cli.ArgumentParser(description=__doc__.splitlines()[0])
     flags.add_inference_flags(parser, '--aug_pred')
     parser.add_argument('--image_dir', required=True, help='folder of images, searched recursively')
     parser.add_argument('--save_dir', required=True, help='folder of the labels: new, empty, or of an earlier run')

@@ -5,7 +5,6 @@
 A missing label image is drawn first, from its *_gtFine_polygons.json. The classes are those of the folder's dataset.yml
 or, without one, Cityscapes'. Safe to interrupt: the next run continues and skips files that are up to date.
 """
-import argparse
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,7 +35,7 @@ def find_jobs(root: str | os.PathLike) -> list[Job]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = cli.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--cityscapes_path', required=True, help='folder that holds gtFine')
     add_num_workers_flag(parser)
     cli.add_debug_flag(parser)

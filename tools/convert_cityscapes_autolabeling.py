@@ -6,7 +6,6 @@ The label ids of refinement_final/train_extra/<city>/*_leftImg8bit.png are writt
 to convert_autolabelled/<city>/. The classes are those of dataset_root's dataset.yml or, without one, Cityscapes'. Safe
 to interrupt: the next run continues and skips files that are up to date.
 """
-import argparse
 import os
 import sys
 from collections.abc import Sequence
@@ -69,7 +68,7 @@ def warn_unpaired(root: str | os.PathLike) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = cli.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--dataset_root', required=True, help='folder that holds refinement_final')
     add_num_workers_flag(parser)
     cli.add_debug_flag(parser)

@@ -29,7 +29,7 @@ NVIDIA = ("NVIDIA's network: RGB in 0..1, mean 0.485 0.456 0.406, std 0.229 0.22
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = cli.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument('source', metavar='IN', help='weights to read: .pdparams, .safetensors or .pth')
     parser.add_argument('target', metavar='OUT', help='file to write: .pdparams or .safetensors; must not exist')
     parser.add_argument('--names', choices=['paddle', 'nvidia'], default='paddle',

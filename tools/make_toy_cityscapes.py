@@ -8,7 +8,6 @@ gtFine, tools/convert_cityscapes_autolabeling.py those of the extra images. With
 archives, as they are downloaded, from which tools/prepare_cityscapes.py makes everything. A dataset.yml holds the
 number of images.
 """
-import argparse
 import json
 import os
 import shutil
@@ -148,7 +147,7 @@ def _save(image: Image.Image | np.ndarray, path: Path) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = cli.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--out', required=True, help='folder of the data set: new or empty')
     parser.add_argument('--size', nargs=2, type=int, default=(128, 256), metavar=('H', 'W'), help='default: 128 256')
     parser.add_argument('--train', type=int, default=80, help='number of training images (default: 80)')

@@ -17,7 +17,6 @@ interrupted unzip and is replaced. The only other exception is the image of trai
 calls corrupt: if it cannot be decoded (or is blank), neither it nor its label is written, and if they already exist
 they are renamed to *.png.unused, so that every image has a label and training never reads it.
 """
-import argparse
 import io
 import os
 from collections.abc import Mapping, Sequence
@@ -173,7 +172,7 @@ def _verify(root: str | os.PathLike, num_workers: int) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = cli.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--zips', help='folder with the archives; without it, what is in dataset_root is converted')
     parser.add_argument('--dataset_root', required=True, help='folder to make, like data/cityscapes')
     add_num_workers_flag(parser)

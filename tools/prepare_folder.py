@@ -11,7 +11,6 @@ The mask of a/b.jpg is a/b.png. classes.yml defines what the masks' values or co
 (names, colours, counts), mapping.yml (a copy) and train.yml. Safe to interrupt: the next run, also with more images,
 continues and skips files that are up to date.
 """
-import argparse
 import os
 import sys
 from collections import Counter, defaultdict
@@ -282,7 +281,7 @@ def write_config(base: str | os.PathLike, out: Path, sizes: Collection[Size], nu
 # ---------------------------------------------------------------- command line
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = cli.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--images', required=True, help='folder of images, with sub-folders if you like')
     parser.add_argument('--masks', required=True, help='folder of PNG masks with the names of the images')
     parser.add_argument('--mask_suffix', default='', help='what masks have behind the name: _mask for a/b_mask.png')

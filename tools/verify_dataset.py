@@ -7,7 +7,6 @@ size, and in train ids? Reports what is wrong and how to fix it, and writes data
 label coverage and pictures) and dataset_report.json into the dataset. Changes nothing else: it can be stopped at any
 time; the next run starts from the beginning. Exit status: 0 if training can begin, 1 if something is wrong.
 """
-import argparse
 import json
 import os
 import tempfile
@@ -214,7 +213,7 @@ def _check_writable(folder: str) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = cli.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--dataset_root', required=True, help='folder that holds leftImg8bit and gtFine')
     add_num_workers_flag(parser)
     parser.add_argument('--report_dir', help='folder of the reports (default: --dataset_root)')
