@@ -30,6 +30,7 @@ def main(argv: Sequence[str]) -> int | None:
 
     from common.builder import Builder
     from common.config import Config
+    from common.model_zoo import local_weights
     from inference import backends, pictures
     from inference.predictor import Predictor
     from inference.prefetch import prefetch
@@ -42,6 +43,7 @@ def main(argv: Sequence[str]) -> int | None:
         found = len(images)
         images = [item for item in images if not pictures.is_written(args.save_dir, item[1])]
         logger.info('%d of %d images have their predictions already', found - len(images), found)
+    args.model_path = str(local_weights(args.model_path))
     builder = Builder(Config(args.config, args.opts, with_pretrained=False))
     builder.check_weights(Path(args.model_path).parent.parent)
     colors = pictures.color_table(builder.labels, args.custom_color)

@@ -23,6 +23,7 @@ def main(argv: Sequence[str]) -> None:
     from common.atomic_io import write_atomically
     from common.builder import Builder
     from common.config import Config
+    from common.model_zoo import local_weights
     from inference import backends, metrics
     from inference.evaluator import evaluate
     from inference.predictor import Predictor
@@ -31,6 +32,7 @@ def main(argv: Sequence[str]) -> None:
     flags.warn_unused(args, logger)
     options = flags.predictor_options(vars(args))
     config = Config(args.config, args.opts, with_pretrained=False)
+    args.model_path = str(local_weights(args.model_path))
     weights = Path(args.model_path)
     report = weights.with_name(f'evaluation_{Path(args.config).stem}{flags.describe(args)}.json')
     builder = Builder(config)

@@ -12,6 +12,7 @@ from paddleseg.utils import logger as paddleseg_logger
 from common.atomic_io import write_atomically
 from common.config import Config
 from common.errors import UserError
+from common.model_zoo import local_weights
 from datasets.cityscapes_autolabeling import CityscapesAutolabeling
 from datasets.description import describe
 from datasets.labels import LabelSet, distinct_colors
@@ -74,6 +75,9 @@ class Builder(paddleseg.cvlibs.SegBuilder):
     @cached_property
     def model(self) -> paddle.nn.Layer:
         self._check_classes()
+        cfg = self.config.dic['model']
+        if cfg.get('pretrained'):
+            cfg['pretrained'] = str(local_weights(cfg['pretrained']))
         return super().model
 
     def release_model(self) -> None:

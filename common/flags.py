@@ -15,7 +15,8 @@ PRECISIONS = ('fp32', 'bf16', 'fp16')
 def add_inference_flags(parser: argparse.ArgumentParser, aug_flag: str) -> None:
     """--config, --model_path and PaddleSeg's test-time flags; aug_flag is --aug_eval or --aug_pred."""
     parser.add_argument('--config', required=True, help='YAML file, see configs/')
-    parser.add_argument('--model_path', required=True, help='weights to load (.pdparams)')
+    parser.add_argument('--model_path', required=True,
+                        help='weights: a file (.pdparams, .safetensors, .pth), a URL, a name in configs/model_zoo.yml')
     parser.add_argument('--num_workers', type=int, default=2, help='threads that decode images ahead (0: none)')
     parser.add_argument(aug_flag, dest='aug', action='store_true', help='obey --scales and the flips')
     parser.add_argument('--scales', nargs='+', type=float, default=[1.0],

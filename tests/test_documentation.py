@@ -26,7 +26,8 @@ from tests.conftest import ROOT
 from tests.test_rooms import MAY_IMPORT, ROOMS
 
 # In the order in which their commands run: data first.
-PAGES = ['docs/data.md', 'docs/training.md', 'docs/evaluation.md', 'docs/prediction.md', 'docs/performance.md',
+PAGES = ['docs/data.md', 'docs/training.md', 'docs/evaluation.md', 'docs/prediction.md', 'docs/weights.md',
+         'docs/performance.md',
          'docs/elastic.md', 'docs/design.md', 'CONTRIBUTING.md', 'README.md']
 # How a command begins that does not run here, and why; its flags are checked all the same.
 NEEDS = {
@@ -34,6 +35,8 @@ NEEDS = {
     'python -u -m paddle.distributed.launch': 'several GPUs; on CPUs: tests/training/test_distributed.py',
     'python -m paddle.distributed.launch': 'several GPUs or processes; on CPUs: tests/training/test_distributed.py',
     'python benchmarks/': 'minutes to hours',
+    'python -m benchmarks.': 'minutes to hours',
+    'python tools/convert_weights.py': 'weights of HRNet-W48; tests/tools/test_convert_weights.py',
     'python3 -m venv': 'installs; done by make setup',
     '. .venv/bin/activate': 'installs; done by make setup',
     'pip': 'the network',
@@ -63,12 +66,14 @@ class Command(NamedTuple):
     @property
     def reason(self):
         return next((reason for start, reason in NEEDS.items() if f'{self} '.startswith(
-            start if start.endswith('/') else f'{start} ')), None)
+            start if start.endswith(('/', '.')) else f'{start} ')), None)
 
     @property
     def script(self):
         """(path of the script, its arguments) or None."""
         for i, word in enumerate(self.words):
+            if word.startswith('benchmarks.'):  # after -m
+                return f'{word.replace(".", "/")}.py', self.words[i + 1:]
             if word.endswith('.py') and not word.startswith('-'):
                 return word, self.words[i + 1:]
         return None

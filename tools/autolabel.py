@@ -198,6 +198,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     from common.atomic_io import FolderLock
     from common.builder import Builder
     from common.config import Config
+    from common.model_zoo import local_weights
     from datasets.sampling import shard
     from inference import backends
     from inference.predictor import Predictor
@@ -214,6 +215,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     jobs = files.find_jobs(args.image_dir, args.save_dir)
     config = Config(args.config, args.opts, with_pretrained=False)
     builder = Builder(config)
+    args.model_path = str(local_weights(args.model_path))
     builder.check_weights(Path(args.model_path).parent.parent)
     label_set = builder.labels
     by_class = thresholds.class_thresholds(args.class_thresholds, label_set.names)

@@ -1,0 +1,104 @@
+"""Weights by name or URL: downloaded once, continued where a download broke off, kept in the user's cache folder."""
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import yaml
+
+from common.atomic_io import sha256_of, write_atomically
+from common.config_files import nearest
+from common.errors import FileError, UserError
+
+ZOO = Path(__file__).resolve().parents[1] / 'configs' / 'model_zoo.yml'
+TIMEOUT = 30  # seconds without a byte
+BLOCK = 1 << 16  # bytes; of a connection that breaks off, less than one block is lost
+
+
+def local_weights(source: str | os.PathLike) -> Path:
+    """The file of weights given as a path, as a name in configs/model_zoo.yml, or as a URL.
+
+    A path is returned as it is, whether there is a file or not. What is downloaded is kept with its SHA-256 beside it,
+    and looked at before it is used again. Raises UserError or FileError with one line.
+    """
+    text = str(source)
+    if text.startswith(('http://', 'https://')):
+        return _downloaded({'url': text})
+    if os.path.exists(text) or os.sep in text or Path(text).suffix:
+        return Path(source)
+    zoo = yaml.safe_load(ZOO.read_text(encoding='utf-8'))
+    if text not in zoo:
+        raise FileError(f'{text}: expected a file of weights, a URL or a name in configs/{ZOO.name}, found neither; '
+                        f'{nearest(text, zoo)}')
+    return _downloaded(zoo[text])
+
+
+def weights_folder() -> Path:
+    """Where downloads are kept: 'weights' in $MSCALE_CACHE, else in the user's cache folder."""
+    root = os.environ.get('MSCALE_CACHE')
+    return Path(root or Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'mscale_ocrnet') / 'weights'
+
+
+def _downloaded(entry: dict[str, Any]) -> Path:
+    url = entry['url']
+    name = Path(urlsplit(url).path).name or 'weights'
+    target = weights_folder() / f'{hashlib.sha256(url.encode()).hexdigest()[:12]}-{name}'
+    note = target.with_name(f'{target.name}.sha256')
+    if target.is_file() and note.is_file():
+        if sha256_of(target) == note.read_text().strip():
+            return target
+        target.unlink()  # damaged since: only what this module wrote itself
+    partial = target.with_name(f'{target.name}.partial')
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _fetch(url, partial)
+    except OSError as error:
+        if isinstance(error, UserError):
+            raise
+        raise FileError(f'{partial}: expected to write it, found "{error.strerror or error}"; make room, or set '
+                        'MSCALE_CACHE to another folder') from error
+    digest, size = sha256_of(partial), partial.stat().st_size
+    for what, expected, found in (('SHA-256', entry.get('sha256'), digest), ('bytes', entry.get('bytes'), size)):
+        if expected is not None and expected != found:
+            partial.unlink()
+            raise UserError(f'{url}: expected a file of {what} {expected}, found {found}; it was deleted: try again, '
+                            'or find out who has changed it')
+    write_atomically(note, digest.encode())
+    os.replace(partial, target)
+    return target
+
+
+def _fetch(url: str, partial: Path) -> None:
+    """Append to `partial` what is missing of it; it is whole afterwards, or UserError."""
+    import requests
+    from tqdm import tqdm
+
+    there = partial.stat().st_size if partial.exists() else 0
+    try:
+        with requests.get(url, stream=True, timeout=TIMEOUT, headers={'Range': f'bytes={there}-'} if there else {},
+                          allow_redirects=True) as response:
+            if there and response.status_code == 416:  # all of it is there
+                return
+            if response.status_code not in (200, 206):
+                raise UserError(f'{url}: expected a file, found status {response.status_code} {response.reason}; check '
+                                'the address, or download it by other means and give its path')
+            if response.status_code == 200:
+                there = 0  # the server sends all of it again
+            announced = response.headers.get('Content-Length')
+            total = there + int(announced) if announced else None
+            with open(partial, 'ab' if there else 'wb') as file, tqdm(
+                    total=total, initial=there, desc=partial.name[13:-8], unit='B', unit_scale=True,
+                    disable=None) as bar:
+                for block in response.iter_content(BLOCK):
+                    file.write(block)
+                    bar.update(len(block))
+                found = file.tell()
+        if total is not None and found != total:
+            raise UserError(f'{url}: expected {total} bytes, found {found} when the connection ended; run the same '
+                            'command again, it continues')
+    except requests.RequestException as error:
+        reason = ' '.join(str(error).split())
+        raise UserError(f'{url}: expected to download it, found no connection ({type(error).__name__}: {reason:.120}); '
+                        'run the same command again, it continues, or download it by other means and give its path'
+                        ) from error
