@@ -34,7 +34,6 @@ NEEDS = {
     'make': 'minutes; setup, lint and test run in .ci/run, and its other targets call tests or the scripts below',
     'python -u -m paddle.distributed.launch': 'several GPUs; on CPUs: tests/training/test_distributed.py',
     'python -m paddle.distributed.launch': 'several GPUs or processes; on CPUs: tests/training/test_distributed.py',
-    'python benchmarks/': 'minutes to hours',
     'python -m benchmarks.': 'minutes to hours',
     'python tools/convert_weights.py': 'weights of HRNet-W48; tests/tools/test_convert_weights.py',
     'python3 -m venv': 'installs; done by make setup',
@@ -160,7 +159,7 @@ def script_flags(script):
 
 def scripts():
     return [path.relative_to(ROOT).as_posix() for folder in ('', 'tools', 'benchmarks')
-            for path in sorted((ROOT / folder).glob('*.py')) if path.name != 'demo.py']
+            for path in sorted((ROOT / folder).glob('*.py')) if path.name not in ('demo.py', '__init__.py')]
 
 
 # ---------------------------------------------------------------- what commands say
@@ -180,7 +179,7 @@ def test_command_names_what_there_is(command, capsys):
             assert not word.endswith('.py') or (ROOT / word).is_file(), f'{command.where}: {word} does not exist'
         return
     script, arguments = command.script
-    before = command.words[:command.words.index(script)]
+    before = command.words[:len(command.words) - len(command.script[1]) - 1]
     unknown = {word for word in before if word.startswith('--')} - launcher_flags()
     assert not unknown, f'{command.where}: {unknown} are no flags of paddle.distributed.launch'
     module = module_of(script)
