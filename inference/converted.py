@@ -85,7 +85,8 @@ def write_parts(model: MscaleOCRNet, folder: Path) -> None:
     from inference import onnx_writer
     for part in onnx_writer.PARTS:
         (folder / f'{part}.onnx').write_bytes(onnx_writer.build(model, part).SerializeToString())
-    np.savez(folder / OBJECTS, **fused.object_weights(model.ocrnet.head))  # type: ignore[arg-type]  # allow_pickle: bool
+    weights = fused.object_weights(model.ocrnet.head)
+    np.savez(folder / OBJECTS, **weights)  # type: ignore[arg-type]  # NumPy's stub takes ** for allow_pickle: bool
     sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
     (folder / SIZES).write_text(json.dumps(sizes))
 

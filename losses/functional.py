@@ -23,7 +23,7 @@ def dice(logits: paddle.Tensor, labels: paddle.Tensor, ignore_index: int = 255) 
         Tensor: 0-d, float32 (float64 for float64 logits).
 
     Raises:
-        ValueError: see `softmax_statistics`.
+        UserError: see `softmax_statistics`.
     """
     return dice_from_statistics(softmax_statistics(logits, labels, ignore_index))
 
@@ -50,7 +50,7 @@ def bootstrapped_cross_entropy(logits: paddle.Tensor, labels: paddle.Tensor, min
         Tensor: 0-d, float32 (float64 for float64 logits).
 
     Raises:
-        ValueError: see `softmax_statistics`; `min_K` or `loss_th` out of range.
+        UserError: see `softmax_statistics`; `min_K` or `loss_th` out of range.
     """
     check_bootstrap(min_K, loss_th)
     return bootstrapped_from_statistics(softmax_statistics(logits, labels, ignore_index), min_K, loss_th)

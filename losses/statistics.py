@@ -62,7 +62,7 @@ def softmax_statistics(logits: paddle.Tensor, labels: paddle.Tensor, ignore_inde
         ignore_index (int): the label of void pixels, which contribute nothing.
 
     Raises:
-        ValueError: shapes that do not fit, labels that are not integers or lie outside the classes. The range check
+        UserError: shapes that do not fit, labels that are not integers or lie outside the classes. The range check
             synchronises with the device once.
     """
     labels = _checked_labels(logits, labels, ignore_index)

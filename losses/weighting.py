@@ -32,7 +32,7 @@ def weighted_losses(logits_list: Sequence[paddle.Tensor], labels: paddle.Tensor,
         in '_2'.
 
     Raises:
-        ValueError: types, coefficients and outputs whose numbers do not fit.
+        UserError: types, coefficients and outputs whose numbers do not fit.
     """
     types, coefs = losses['types'], losses['coef']
     if not logits_list or not types or len(types) % len(logits_list):

@@ -32,7 +32,7 @@ class MscaleOCRNet(nn.Layer):
         recompute (bool): keep only the inputs of stage 1, of HRNet's modules and of parts of the heads for the
             backward pass, and compute the rest a second time (see models.recompute; benchmarks/training.py measures
             memory and time). A backbone without segments keeps everything.
-    Raises ValueError when 1.0 is not among n_scales or a scale is not positive.
+    Raises UserError if 1.0 is not among n_scales or a scale is not positive.
     """
 
     def __init__(self, num_classes: int, backbone: nn.Layer, backbone_indices: list[int],
@@ -109,7 +109,7 @@ class MscaleOCRNet(nn.Layer):
 
 
 def check_scales(scales: Sequence[float]) -> list[float]:
-    """The scales as a list of floats; ValueError unless they are positive and 1.0 is one of them."""
+    """The scales as a list of floats; UserError unless they are positive and 1.0 is one of them."""
     scales = [float(scale) for scale in scales]
     if 1.0 not in scales or min(scales) <= 0:
         raise UserError(f'model.n_scales: expected positive scales with 1.0 among them, found {scales}; '

@@ -31,15 +31,14 @@ def training_batches(dataset: Any, stream: EpochStream, num_workers: int,
     loader = paddle.io.DataLoader(_ErrorsAsSamples(dataset, workers), batch_sampler=stream, collate_fn=collate,
                                   num_workers=num_workers, worker_init_fn=_ignore_interrupts)
     count = 0
-    cause: Exception | None = None
     with _no_thread_tracebacks(), workers.watch(hang_seconds):
         batches = iter(loader)
         while True:
             try:
                 with workers.waiting():
                     batch = next(batches, None)
-            except (SystemError, RuntimeError, OSError) as error:  # Paddle's way to say that a worker died
-                batch, cause = None, error
+            except (SystemError, RuntimeError, OSError):  # Paddle's way to say that a worker died
+                batch = None  # a kept error would hold this frame and the workers, and the process would never exit
             if batch is None:
                 break
             if 'error' in batch:
@@ -51,7 +50,7 @@ def training_batches(dataset: Any, stream: EpochStream, num_workers: int,
         raise UserError(f'batch {count + 1}: expected it from a data worker, found that one '
                          f'{"hung and was ended" if workers.hung else "died"} while reading '
                          f'{", ".join(files) or "(unknown)"}; check these files and the free memory, then continue '
-                         'with --resume auto') from cause
+                         'with --resume auto')
 
 
 def _files(dataset: Any, index: Any) -> Sequence[str | None]:

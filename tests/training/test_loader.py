@@ -2,6 +2,7 @@
 import os
 import signal
 import time
+from pathlib import Path
 
 import numpy as np
 import paddle
@@ -42,6 +43,14 @@ def bad_value():
     raise UserError('/data/label_5.png: expected train ids, found 26')
 
 
+def missing_file():
+    return Path('/data/no_such_image.png').read_bytes()
+
+
+def library_error():
+    raise OSError('image file is truncated')
+
+
 def defect():
     return {}['no such key']
 
@@ -66,6 +75,10 @@ def test_two_workers_and_none_give_the_same_batches():
 def test_errors_of_a_sample(num_workers, capfd):
     with pytest.raises(ValueError, match='^/data/label_5.png: expected train ids, found 26$'):
         read_all(bad_value, num_workers)
+    with pytest.raises(UserError, match='No such file or directory: ./data/no_such_image.png'):
+        read_all(missing_file, num_workers)
+    with pytest.raises(RuntimeError, match='^/data/image_5.png: (.|\n)*OSError: image file is truncated'):
+        read_all(library_error, num_workers)
     with pytest.raises(RuntimeError, match='^/data/image_5.png: (.|\n)*KeyError: .no such key'):
         read_all(defect, num_workers)
     with pytest.raises(ValueError, match='^train_dataset.transforms: expected images of one size'):

@@ -75,6 +75,11 @@ def test_the_best_score_survives_a_resume(tmp_path):
     assert not (tmp_path / 'best_model').exists()
 
 
+def test_a_pending_evaluation_needs_do_eval(tmp_path):
+    state = run(Dots(), tmp_path, iters=3, batch_size=1, resumed={'iteration': 2, 'evaluated': False})
+    assert state['iteration'] == 3 and state['best_iteration'] == -1
+
+
 @pytest.mark.parametrize('num_workers', [0, 1])
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, num_workers):
     with pytest.raises(UserError, match=r'iteration \d: expected a finite loss and gradient, found '
