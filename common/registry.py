@@ -3,6 +3,7 @@ from paddleseg.cvlibs import manager
 
 from datasets.cityscapes_autolabeling import CityscapesAutolabeling
 from losses import BootstrappedCrossEntropyLoss, DiceLoss
+from losses.paddleseg_losses import paddleseg_losses
 from models.hrnet import BACKBONES, HRNet
 from models.mscale_ocrnet import MscaleOCRNet
 
@@ -12,6 +13,6 @@ def register() -> None:
     for registry, components in ((manager.MODELS, [MscaleOCRNet]),
                                  (manager.BACKBONES, [*BACKBONES, HRNet]),
                                  (manager.DATASETS, [CityscapesAutolabeling]),
-                                 (manager.LOSSES, [DiceLoss, BootstrappedCrossEntropyLoss])):
+                                 (manager.LOSSES, [*paddleseg_losses(), DiceLoss, BootstrappedCrossEntropyLoss])):
         for component in components:
             registry.components_dict[component.__name__] = component

@@ -149,7 +149,7 @@ class CityscapesAutolabeling(paddle.io.Dataset):
             # PaddleSeg's transforms pad labels with 255 and take it for void, whatever the dataset's own value is.
             label[label == self.ignore_index] = IGNORE_INDEX
             data.update(label=label, gt_fields=['label'])
-        with _seeded_transforms([self.seed, _TRANSFORMS, epoch, index]):
+        with seeded_transforms([self.seed, _TRANSFORMS, epoch, index]):
             data = self.transforms(data)
         sample = {'img': np.ascontiguousarray(data['img'], np.float32)}
         if self.mode == 'train':
@@ -169,7 +169,7 @@ _TURNS = {}
 
 
 @contextmanager
-def _seeded_transforms(entropy):
+def seeded_transforms(entropy):
     """Global `random` and `np.random` seeded from a list of ints inside, as they were before outside; costs 0.3 ms."""
     words = np.random.SeedSequence(entropy).generate_state(4)
     with _TURNS.setdefault(os.getpid(), threading.Lock()):
