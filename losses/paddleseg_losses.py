@@ -1,26 +1,20 @@
 """PaddleSeg 2.8's losses, so that they train on Paddle 3, too; what cannot train here is refused by name.
 
-Paddle 2 converted `float * int`, Paddle 3 refuses it, and PaddleSeg's losses count on it in many places. Its modules
-are therefore compiled once more from where they are installed, with every `a * b`, `a + b`, `a - b` and `a / b`
-replaced by a call that converts the integer or boolean tensor to its partner's dtype (`_Arithmetic`). Neither
-paddle.Tensor nor PaddleSeg is changed. Subclasses of the results check and copy what they are given.
+PaddleSeg's losses count on Paddle 2's conversion of integers in many places: see common.paddle2_arithmetic. Subclasses
+of what that gives check and copy what they are called with.
 
 `paddleseg_losses()` are the classes to register. Each has `refusal(cfg) -> str | None`, with which the check of a
 config asks why one cannot train here.
 """
-import ast
 import functools
-import importlib.util
-import operator
-import types
-from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
 from common.errors import UserError
+from common.paddle2_arithmetic import compiled
 
 PACKAGE = 'paddleseg.models.losses'
 # Module -> the losses of it that take (logits, labels).
@@ -59,66 +53,6 @@ PARAMETERS: dict[tuple[str, str], tuple[tuple[Any, ...], str]] = {
     ('L1Loss', 'reduction'): (('mean', 'sum'), 'a loss is one number'),
     ('MSELoss', 'reduction'): (('mean', 'sum'), 'a loss is one number'),
 }
-
-
-# ---------------------------------------------------------------- Paddle 2's arithmetic
-
-def _convert(function: Callable[[Any, Any], Any], a: Any, b: Any) -> Any:
-    """function(a, b); of two tensors the integer or boolean one takes the dtype of the other, if that is float, and a
-    boolean one that of an integer."""
-    if isinstance(a, paddle.Tensor) and isinstance(b, paddle.Tensor) and a.dtype != b.dtype:
-        if _rank(a) < _rank(b):
-            a = a.astype(b.dtype)
-        elif _rank(b) < _rank(a):
-            b = b.astype(a.dtype)
-    return function(a, b)
-
-
-def _rank(x: paddle.Tensor) -> int:
-    """0 for boolean, 1 for integers, 2 for floating point."""
-    return 2 if x.is_floating_point() else int(x.dtype != paddle.bool)
-
-
-def _class_ids(x: paddle.Tensor) -> paddle.Tensor:
-    return x.astype('int64')
-
-
-class _Arithmetic(ast.NodeTransformer):
-    """`a * b` -> `_convert(_Mult, a, b)` and so on; one_hot(x) -> one_hot(_class_ids(x)); no registration."""
-    functions: ClassVar = {ast.Mult: operator.mul, ast.Add: operator.add, ast.Sub: operator.sub,
-                           ast.Div: operator.truediv}
-
-    def visit_BinOp(self, node: ast.BinOp) -> ast.expr:
-        self.generic_visit(node)
-        if type(node.op) not in self.functions:
-            return node
-        function = ast.Name(f'_{type(node.op).__name__}', ast.Load())
-        return ast.copy_location(ast.Call(ast.Name('_convert', ast.Load()), [function, node.left, node.right], []),
-                                 node)
-
-    def visit_Call(self, node: ast.Call) -> ast.expr:
-        self.generic_visit(node)
-        if isinstance(node.func, ast.Attribute) and node.func.attr == 'one_hot':
-            node.args[0] = ast.copy_location(ast.Call(ast.Name('_class_ids', ast.Load()), [node.args[0]], []), node)
-        return node
-
-    def visit_ClassDef(self, node: ast.ClassDef) -> ast.ClassDef:
-        self.generic_visit(node)
-        node.decorator_list = []
-        return node
-
-
-def compiled(module: str) -> types.ModuleType:
-    """An installed module, compiled with `_Arithmetic`; the module of that name itself is not touched."""
-    spec = importlib.util.find_spec(module)
-    assert spec is not None and spec.origin is not None, module
-    with open(spec.origin, encoding='utf-8') as file:
-        tree = ast.fix_missing_locations(_Arithmetic().visit(ast.parse(file.read())))
-    result = types.ModuleType(module)
-    result.__dict__.update({f'_{op.__name__}': function for op, function in _Arithmetic.functions.items()},
-                           _convert=_convert, _class_ids=_class_ids, __package__=module.rpartition('.')[0])
-    exec(compile(tree, spec.origin, 'exec'), result.__dict__)
-    return result
 
 
 # ---------------------------------------------------------------- the classes to register
@@ -194,12 +128,12 @@ def _refusal(name: str, cfg: dict[str, Any]) -> str | None:
 
 
 @functools.cache
-def paddleseg_losses() -> tuple[type, ...]:
-    """The classes to register, under PaddleSeg's names."""
+def paddleseg_losses() -> dict[str, type]:
+    """{name: class} for PaddleSeg's registry of losses."""
     adapters: dict[str, type] = {'L1Loss': _Regression, 'MSELoss': _MSE,
                                  'SECrossEntropyLoss': _SemanticEncoding}
     bases = {name: (adapters.get(name, _Adapted), vars(module)[name])
              for file, names in MODULES.items() for module in [compiled(f'{PACKAGE}.{file}')] for name in names}
     bases |= {name: (nn.Layer,) for name in REFUSED}
-    return tuple(type(name, base, {'refusal': staticmethod(functools.partial(_refusal, name)), '__module__': __name__})
-                 for name, base in bases.items())
+    return {name: type(name, base, {'refusal': staticmethod(functools.partial(_refusal, name)), '__module__': __name__})
+            for name, base in bases.items()}
