@@ -77,9 +77,7 @@ class _Adapted(nn.Layer):
             raise UserError(f'{name}: expected num_classes {channels}, as the output has channels, found {classes}; '
                             'correct num_classes of the loss')
         labels = labels.astype('int64').reshape([labels.shape[0], *labels.shape[-2:]]).clone()
-        value = self._value(logits, labels)
-        # LovaszSoftmaxLoss without any valid pixel: an empty tensor
-        return value.reshape([]) if value.size == 1 else logits.sum() * 0
+        return self._value(logits, labels).reshape([])
 
     def _value(self, logits: paddle.Tensor, labels: paddle.Tensor) -> paddle.Tensor:
         return super().forward(logits, labels)
@@ -102,6 +100,14 @@ class _Regression(_Adapted):
         valid = valid.astype(logits.dtype)
         value = super()._value(logits * valid, labels.astype(logits.dtype) * valid)
         return value / (valid.mean() + 1e-10) if self.reduction == 'mean' else value
+
+
+class _Lovasz(_Adapted):
+    """The Lovasz losses, which fail, or give an empty tensor, where every pixel is void."""
+
+    def _value(self, logits: paddle.Tensor, labels: paddle.Tensor) -> paddle.Tensor:
+        valid = (labels != self.ignore_index).any()
+        return super()._value(logits, labels) if valid else logits.sum() * 0
 
 
 class _SemanticEncoding(_Adapted):
@@ -130,8 +136,8 @@ def _refusal(name: str, cfg: dict[str, Any]) -> str | None:
 @functools.cache
 def paddleseg_losses() -> dict[str, type]:
     """{name: class} for PaddleSeg's registry of losses."""
-    adapters: dict[str, type] = {'L1Loss': _Regression, 'MSELoss': _MSE,
-                                 'SECrossEntropyLoss': _SemanticEncoding}
+    adapters: dict[str, type] = {'LovaszSoftmaxLoss': _Lovasz, 'LovaszHingeLoss': _Lovasz, 'L1Loss': _Regression,
+                                 'MSELoss': _MSE, 'SECrossEntropyLoss': _SemanticEncoding}
     bases = {name: (adapters.get(name, _Adapted), vars(module)[name])
              for file, names in MODULES.items() for module in [compiled(f'{PACKAGE}.{file}')] for name in names}
     bases |= {name: (nn.Layer,) for name in REFUSED}

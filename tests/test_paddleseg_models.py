@@ -1,5 +1,6 @@
 """PaddleSeg's models through our command lines: two steps, evaluation, prediction, resume; the others are refused."""
 import json
+import re
 import shutil
 
 import numpy as np
@@ -14,6 +15,7 @@ import train
 import val
 from common import cli, registry
 from models.paddleseg_models import REFUSED, paddleseg_backbones
+from tests.conftest import ROOT
 from tests.paddleseg_models import NOT_TESTED, RUNS
 
 QUICK = ('OCRNet', 'PPLiteSeg', 'SegFormer', 'FastSCNN', 'ENet', 'SFNet')
@@ -109,3 +111,10 @@ def test_synchronised_batch_norm_is_refused_on_a_cpu(toy, tmp_path, capsys):
 def test_every_model_is_listed():
     registry.register()
     assert set(manager.MODELS.components_dict) == {*RUNS, *REFUSED, *NOT_TESTED, 'MscaleOCRNet', 'UPerNetViTAdapter'}
+    registries = {*manager.MODELS.components_dict, *manager.LOSSES.components_dict}
+    rows = [line for line in (ROOT / 'docs/paddleseg.md').read_text().splitlines() if line.startswith('| `')]
+    stated = {word: row for row in rows for word in re.findall(r'`(\w+)`', row.split('|')[1])}
+    assert registries <= set(stated)
+    for name, (_, outputs) in RUNS.items():
+        assert f'| {outputs} | yes | yes | yes |' in stated[name]
+    assert all('| no | no | no |' in stated[name] for name in REFUSED)
