@@ -15,7 +15,7 @@ from common.errors import UserError
 from common.model_zoo import local_weights
 from datasets.cityscapes_autolabeling import CityscapesAutolabeling
 from datasets.description import describe
-from datasets.labels import LabelSet, distinct_colors
+from datasets.paddleseg_dataset import adapted, label_set
 
 
 class Builder(paddleseg.cvlibs.SegBuilder):
@@ -27,7 +27,7 @@ class Builder(paddleseg.cvlibs.SegBuilder):
 
     def build_component(self, cfg: dict[str, Any]) -> Any:
         try:
-            return super().build_component(cfg)
+            return adapted(super().build_component(cfg))
         except RuntimeError as error:
             cause: BaseException = error
             while cause.__context__ is not None and not isinstance(cause, UserError):
@@ -92,13 +92,12 @@ class Builder(paddleseg.cvlibs.SegBuilder):
             return dataset_class.LABELS
         cfg = self.config.val_dataset_cfg or self.config.train_dataset_cfg
         num_classes = cfg.get('num_classes') or dataset_class.NUM_CLASSES
-        return LabelSet(names=tuple(f'class {i}' for i in range(num_classes)),
-                        palette=tuple(distinct_colors(num_classes)))
+        return label_set(dataset_class, num_classes)
 
     def save_description(self, folder: str | os.PathLike) -> None:
         """Copy the training data's dataset.yml, if any, beside the run's config, for use on other machines."""
         root = self.config.dic['train_dataset'].get('dataset_root')
-        if root is not None and (path := Path(root) / 'dataset.yml').is_file():
+        if hasattr(self.train_dataset_class, 'LABELS') and (path := Path(root) / 'dataset.yml').is_file():
             write_atomically(Path(folder) / 'dataset.yml', path.read_bytes())
 
     def check_weights(self, folder: str | os.PathLike) -> None:
@@ -107,7 +106,9 @@ class Builder(paddleseg.cvlibs.SegBuilder):
         Comparing only their number is not enough: the same classes in another order give wrong results silently.
         """
         path = Path(folder) / 'dataset.yml'
-        if path.is_file() and (found := describe(folder).labels.names) != self.labels.names:
+        if not path.is_file() or not hasattr(self.train_dataset_class, 'LABELS'):
+            return  # PaddleSeg's own datasets do not name their classes
+        if (found := describe(folder).labels.names) != self.labels.names:
             raise UserError(f'{path}: expected the {_listed(self.labels.names)} of {self.config.path}, found '
                              f'{_listed(found)}; use the config.yml in that folder, or train anew')
 

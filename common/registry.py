@@ -5,12 +5,17 @@ from paddleseg.cvlibs import manager
 
 from datasets.cityscapes_autolabeling import CityscapesAutolabeling
 from losses import BootstrappedCrossEntropyLoss, DiceLoss
+from losses.paddleseg_losses import paddleseg_losses
 from models.hrnet import BACKBONES, HRNet
 from models.mscale_ocrnet import MscaleOCRNet
+from models.paddleseg_models import paddleseg_backbones, paddleseg_models
 
 
 def register() -> None:
     """Put our classes into PaddleSeg's registries; its own of the same name (DiceLoss, ...) are replaced."""
+    manager.LOSSES.components_dict.update(paddleseg_losses())
+    manager.MODELS.components_dict.update(paddleseg_models())
+    manager.BACKBONES.components_dict.update(paddleseg_backbones())
     ours: list[tuple[Any, list[Any]]] = [
         (manager.MODELS, [MscaleOCRNet]), (manager.BACKBONES, [*BACKBONES, HRNet]),
         (manager.DATASETS, [CityscapesAutolabeling]), (manager.LOSSES, [DiceLoss, BootstrappedCrossEntropyLoss])]

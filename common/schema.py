@@ -97,6 +97,9 @@ class Checker:
         if name not in known:
             self.fail((*keys, 'type'), f'expected a registered type, found {cfg["type"]!r}; '
                                        f'{nearest(cfg["type"], known)}')
+        refusal = getattr(known[name], 'refusal', None)
+        if refusal is not None and (reason := refusal(cfg)):
+            self.fail((*keys, 'type'), f'expected a type that runs here, found {name}: {reason}; see docs/paddleseg.md')
         parameters = [p for p in inspect.signature(known[name]).parameters.values() if p.name not in extra]
         given = {key: value for key, value in cfg.items() if key != 'type'}
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):

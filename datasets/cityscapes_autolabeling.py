@@ -153,7 +153,7 @@ class CityscapesAutolabeling(paddle.io.Dataset):
             # PaddleSeg's transforms pad labels with 255 and treat it as void, whatever the dataset's own value is.
             label[label == self.ignore_index] = IGNORE_INDEX
             data.update(label=label, gt_fields=['label'])
-        with _seeded_transforms([self.seed, _TRANSFORMS, epoch, index]):
+        with seeded_transforms([self.seed, _TRANSFORMS, epoch, index]):
             data = self.transforms(data)
         sample = {'img': np.ascontiguousarray(data['img'], np.float32)}
         if self.mode == 'train':
@@ -173,7 +173,7 @@ _TRANSFORM_LOCKS: dict[int, threading.Lock] = {}
 
 
 @contextmanager
-def _seeded_transforms(entropy: Sequence[int]) -> Iterator[None]:
+def seeded_transforms(entropy: Sequence[int]) -> Iterator[None]:
     """Inside, global `random` and `np.random` are seeded from a list of ints; afterwards restored. Takes 0.3 ms."""
     words = np.random.SeedSequence(entropy).generate_state(4)
     with _TRANSFORM_LOCKS.setdefault(os.getpid(), threading.Lock()):

@@ -27,8 +27,8 @@ from tests.test_rooms import MAY_IMPORT, ROOMS
 
 # In the order in which their commands run: data first.
 PAGES = ['docs/data.md', 'docs/training.md', 'docs/evaluation.md', 'docs/prediction.md', 'docs/weights.md',
-         'docs/performance.md',
-         'docs/elastic.md', 'docs/design.md', 'CONTRIBUTING.md', 'README.md']
+         'docs/performance.md', 'docs/elastic.md', 'docs/paddleseg.md', 'docs/design.md', 'CONTRIBUTING.md',
+         'README.md']
 # How a command begins that does not run here, and why; its flags are checked all the same.
 NEEDS = {
     'make': 'minutes; setup, lint and test run in .ci/run, and its other targets call tests or the scripts below',
@@ -46,7 +46,9 @@ NEEDS = {
 }
 # Flags of others that the text names.
 OTHERS = {'--no-deps', '--logdir', '--disable-telemetry', '--data-dir', '--listen-client-urls',
-          '--advertise-client-urls', '--help'}
+          '--advertise-client-urls', '--help',
+          # PaddleSeg's
+          '--device', '--amp_level', '--profiler_options', '--data_format', '--repeats', '--use_ema', '--auc_roc'}
 SHELL = {'do', 'then', 'else', 'for', 'done', 'break', 'fi', 'export', 'sleep', 'if', '!', 'while'}
 SHELL_LINE = {'for', 'done', 'break', 'export', 'sleep', 'fi'}  # no program of ours follows
 INLINE = re.compile(r'(?:python3? |make [a-z]|visualdl |pytest |pip install |apt-get |'

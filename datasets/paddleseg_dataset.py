@@ -1,0 +1,105 @@
+"""PaddleSeg's own datasets (Dataset, Cityscapes, ADE20K, ...) in the form that training and evaluation here expect."""
+from typing import Any
+
+import numpy as np
+import paddle
+
+from common.errors import UserError
+from datasets.cityscapes_autolabeling import CityscapesAutolabeling, seeded_transforms
+from datasets.labels import CITYSCAPES, LabelSet, distinct_colors
+
+_TRANSFORMS = 6  # second word of the seed: keeps the random numbers apart from those of other streams
+MOST_CLASSES = 255  # train ids are stored in 8 bits, one value is void
+
+
+def adapted(component: Any) -> Any:
+    """What a config's builder has built: a dataset that is not ours in a PaddleSegDataset, all else as it is."""
+    if isinstance(component, paddle.io.Dataset) and not isinstance(component, CityscapesAutolabeling):
+        return PaddleSegDataset(component)
+    return component
+
+
+def label_set(dataset_class: type, num_classes: int) -> LabelSet:
+    """The LabelSet of one of PaddleSeg's datasets: Cityscapes' own, else generic names and distinct colours."""
+    if dataset_class.__name__ == 'Cityscapes' and num_classes == CITYSCAPES.num_classes:
+        return CITYSCAPES
+    return LabelSet(names=tuple(f'class {i}' for i in range(num_classes)), palette=tuple(distinct_colors(num_classes)))
+
+
+class PaddleSegDataset(paddle.io.Dataset):
+    """A dataset of PaddleSeg, whose samples depend on (seed, epoch, index) alone, whichever process asks for them.
+
+    dataset[(epoch, index)], or dataset[index] of epoch 0, is a dict:
+        train: 'img' float32 (C, H, W), 'label' int64 (H, W)
+        val: the same and 'trans_info', the list that the transforms leave; 'label' as in the file, untransformed
+    What the transforms draw from Python's and NumPy's global generators is seeded for each sample.
+
+    dataset: an object of PaddleSeg's interface: mode, num_classes, ignore_index, file_list of (image path, label path),
+    integer index -> {'img', 'label' (H, W) or (1, H, W), 'trans_info'}. seed: non-negative; can be set later.
+
+    Raises UserError where it has no samples, has edges, or more classes than 8 bits hold; and, when a sample is read,
+    naming the file, where the image cannot be decoded or the label does not fit.
+    """
+
+    def __init__(self, dataset: Any, seed: int = 0) -> None:
+        name = type(dataset).__name__
+        self.dataset, self.seed = dataset, seed
+        self.mode: str = dataset.mode
+        self.num_classes: int = dataset.num_classes
+        self.ignore_index: int = dataset.ignore_index
+        self.file_list: list = dataset.file_list
+        if len(dataset) == 0:
+            raise UserError(f'{name}: expected images of mode {self.mode} in {getattr(dataset, "dataset_root", "it")}, '
+                            'found none; check dataset_root and the lists')
+        if getattr(dataset, 'edge', False):
+            raise UserError(f'{name}: expected edge: False, found True; no loss here takes edges: remove the key')
+        if self.num_classes > MOST_CLASSES:
+            raise UserError(f'{name}: expected at most {MOST_CLASSES} classes, found {self.num_classes}; train ids '
+                            'have 8 bits here')
+
+    def files(self, epoch: int, index: int) -> tuple[str, str | None]:
+        """(image path, label path) of a sample."""
+        image, label = self.file_list[index][:2]
+        return image, label
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int | tuple[int, int]) -> dict[str, Any]:
+        epoch, index = index if isinstance(index, tuple) else (0, index)
+        image_path, label_path = self.files(epoch, index)
+        with seeded_transforms([self.seed, _TRANSFORMS, epoch, index]):
+            try:
+                data = self.dataset[index]
+            except AttributeError as error:  # PaddleSeg goes on with OpenCV's None
+                if 'NoneType' not in str(error):
+                    raise
+                raise UserError(f'{image_path}: expected an image, found none that can be decoded or nothing at all; '
+                                'check the file and the list that names it') from error
+        sample = {'img': np.ascontiguousarray(data['img'], np.float32)}
+        if self.mode != 'test':
+            sample['label'] = self._label(data['label'], label_path)
+        if self.mode == 'train':
+            size = sample['img'].shape[1:]
+            if sample['label'].shape != size:
+                raise UserError(f'{label_path}: expected a label of its image\'s size, {size} (height, width) after '
+                                f'the transforms, found {sample["label"].shape}; correct the file')
+        else:
+            sample['trans_info'] = data['trans_info']
+        return sample
+
+    def _label(self, label: Any, path: str | None) -> np.ndarray:
+        """int64 (H, W), checked."""
+        label = np.asarray(label)
+        if label.ndim == 3 and label.shape[0] == 1:
+            label = label[0]
+        if label.ndim != 2:
+            raise UserError(f'{path}: expected a label of one channel, found an array {label.shape}; convert it to '
+                            'class ids')
+        label = label.astype(np.int64)
+        wrong = (label != self.ignore_index) & ((label < 0) | (label >= self.num_classes))
+        if wrong.any():
+            raise UserError(f'{path}: expected class ids 0..{self.num_classes - 1} and {self.ignore_index}, found '
+                            f'{", ".join(map(str, np.unique(label[wrong])[:5]))}; convert the labels or correct '
+                            'num_classes')
+        return label

@@ -1,0 +1,67 @@
+"""PaddleSeg 2.8's models that need a hand to train here, and those that cannot: refused by name, with the reason.
+
+Every other model of PaddleSeg runs as it is; docs/paddleseg.md lists them.
+"""
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import paddle
+from paddle import nn
+from paddleseg.cvlibs import manager
+
+from common.paddle2_arithmetic import compiled
+
+MENDED = {'SFNet': 'paddleseg.models.sfnet'}  # multiplies floats with integers
+REFUSED = {
+    'GSCNN': 'its outputs are segmentation and edges, and need losses on edges, which the datasets here do not give',
+    'DecoupledSegNet': 'its outputs are body, edges and segmentation, and need losses on edges, as GSCNN',
+    'PointRend': 'its outputs hold sampled points, and need PointCrossEntropyLoss',
+    'HRNetW48Contrast': 'its output is a mapping with embeddings, and needs PixelContrastCrossEntropyLoss',
+    'MLATransformer': 'PaddleSeg 2.8 enlarges its features by their width in both directions: only square images run',
+    'MaskFormer': 'its output is a mapping of masks and classes, and needs MaskFormerLoss and labels of instances',
+    'UPerNetCAE': 'its backbones cannot be built: PaddleSeg 2.8 calls a class that it does not import',
+}
+NEED_WEIGHTS = ('ViT_', 'VisionTransformer')  # backbones
+
+
+def _refused(reason: str, cfg: dict[str, Any]) -> str:
+    return reason
+
+
+def _without_weights(cfg: dict[str, Any]) -> str | None:
+    if cfg.get('pretrained') is None:
+        return 'PaddleSeg 2.8 builds it from a weights file only; state its pretrained'
+    return None
+
+
+def _on_cpu(cfg: dict[str, Any]) -> str | None:
+    if paddle.get_device() == 'cpu':
+        return 'its batch norm is synchronised among processes, which Paddle has on GPUs only'
+    return None
+
+
+def _with_refusal(component: Callable, refusal: Callable[[dict[str, Any]], str | None]) -> Callable:
+    @functools.wraps(component)
+    def build(*args: Any, **kwargs: Any) -> Any:
+        return component(*args, **kwargs)
+
+    vars(build)['refusal'] = refusal
+    return build
+
+
+@functools.cache
+def paddleseg_models() -> dict[str, Callable]:
+    """{name: class} for PaddleSeg's registry of models."""
+    found: dict[str, Callable] = {name: vars(compiled(module))[name] for name, module in MENDED.items()}
+    found |= {name: type(name, (nn.Layer,), {'refusal': staticmethod(functools.partial(_refused, reason))})
+              for name, reason in REFUSED.items()}
+    found['UPerNetViTAdapter'] = _with_refusal(manager.MODELS.components_dict['UPerNetViTAdapter'], _on_cpu)
+    return found
+
+
+@functools.cache
+def paddleseg_backbones() -> dict[str, Callable]:
+    """{name: function} for PaddleSeg's registry of backbones."""
+    return {name: _with_refusal(component, _without_weights)
+            for name, component in manager.BACKBONES.components_dict.items() if name.startswith(NEED_WEIGHTS)}

@@ -1,0 +1,120 @@
+"""PaddleSeg's models through our command lines: two steps, evaluation, prediction, resume; the others are refused."""
+import json
+import re
+import shutil
+
+import numpy as np
+import paddle
+import pytest
+import yaml
+from paddleseg.cvlibs import manager
+from PIL import Image
+
+import predict
+import train
+import val
+from common import cli, registry
+from models.paddleseg_models import REFUSED, paddleseg_backbones
+from tests.conftest import ROOT
+from tests.paddleseg_models import NOT_TESTED, RUNS
+
+QUICK = ('OCRNet', 'PPLiteSeg', 'SegFormer', 'FastSCNN', 'ENet', 'SFNet')
+LOSSES = {'ENCNet': ['CrossEntropyLoss', 'CrossEntropyLoss', 'SECrossEntropyLoss'],
+          'FastFCN': ['CrossEntropyLoss', 'CrossEntropyLoss', 'SECrossEntropyLoss'],
+          'STDCSeg': ['OhemCrossEntropyLoss', 'OhemCrossEntropyLoss', 'OhemCrossEntropyLoss', 'DetailAggregateLoss']}
+NORMALIZE = {'type': 'Normalize', 'mean': [0.485, 0.456, 0.406], 'std': [0.229, 0.224, 0.225]}
+
+
+def run(main, *argv):
+    with pytest.raises(SystemExit) as stop:
+        cli.run(main, [str(a) for a in argv])
+    return stop.value.code
+
+
+def write_config(path, toy, model, outputs=1, losses=None, **sections):
+    """A config as PaddleSeg's own have it, on PaddleSeg's Cityscapes."""
+    losses = losses or ['CrossEntropyLoss']
+    config = {
+        'batch_size': 2, 'iters': 2,
+        'train_dataset': {'type': 'Cityscapes', 'dataset_root': str(toy), 'mode': 'train', 'transforms': [
+            {'type': 'ResizeStepScaling', 'min_scale_factor': 0.75, 'max_scale_factor': 1.5, 'scale_step_size': 0.25},
+            {'type': 'RandomPaddingCrop', 'crop_size': [64, 64]}, {'type': 'RandomHorizontalFlip'},
+            {'type': 'RandomDistort', 'brightness_range': 0.4, 'contrast_range': 0.4, 'saturation_range': 0.4},
+            NORMALIZE]},
+        'val_dataset': {'type': 'Cityscapes', 'dataset_root': str(toy), 'mode': 'val', 'transforms': [NORMALIZE]},
+        'model': model,
+        'optimizer': {'type': 'sgd', 'momentum': 0.9, 'weight_decay': 4.0e-5},
+        'lr_scheduler': {'type': 'PolynomialDecay', 'learning_rate': 0.01, 'end_lr': 0, 'power': 0.9},
+        'loss': {'types': [{'type': name} for name in losses], 'coef': [1] + [0.4] * (outputs - 1)}, **sections}
+    path.write_text(yaml.safe_dump(config, sort_keys=False))
+    return path
+
+
+def check_run(config, toy, folder, capsys):
+    """Train with evaluation, score, predict, and resume to the same weights."""
+    common = ['--config', config, '--save_interval', 1, '--log_iters', 1]
+    status = run(train.main, *common, '--save_dir', folder / 'run', '--do_eval')
+    assert status is None, capsys.readouterr().err
+    weights = folder / 'run/iter_2/model.pdparams'
+    assert run(val.main, '--config', config, '--model_path', weights) is None
+    report = json.loads(next(weights.parent.glob('evaluation_*.json')).read_text())
+    records = [json.loads(line) for line in (folder / 'run/metrics.jsonl').read_text().splitlines()]
+    last = [record for record in records if record['kind'] == 'eval'][-1]
+    assert report['images'] == 3 and report['miou'] == pytest.approx(last['miou'], abs=1e-6)
+    image = next((toy / 'leftImg8bit/val').rglob('*.png'))
+    assert run(predict.main, '--config', config, '--model_path', weights, '--image_path', image, '--save_dir',
+               folder / 'pictures') is None
+    with Image.open(folder / 'pictures/pseudo_color_prediction' / image.name) as picture:
+        assert np.array(picture).shape == (64, 128)
+    shutil.copytree(folder / 'run/iter_1', folder / 'again/iter_1')
+    assert run(train.main, *common, '--save_dir', folder / 'again', '--resume', 'auto') is None
+    first, second = (paddle.load(str(folder / name / 'iter_2/model.pdparams')) for name in ('run', 'again'))
+    assert list(first) == list(second)
+    assert all(np.array_equal(np.asarray(first[name]), np.asarray(second[name])) for name in first)
+
+
+@pytest.mark.parametrize('name', [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
+                                  for name in RUNS])
+def test_model_trains_evaluates_predicts_and_resumes(name, toy, tmp_path, capsys):
+    parameters, outputs = RUNS[name]
+    config = write_config(tmp_path / 'model.yml', toy, {'type': name, **parameters}, outputs, LOSSES.get(name))
+    check_run(config, toy, tmp_path, capsys)
+
+
+def refused(name, parameters, toy, tmp_path, capsys):
+    config = write_config(tmp_path / 'model.yml', toy, {'type': name, **parameters})
+    status = run(train.main, '--config', config, '--save_dir', tmp_path / 'run')
+    lines = capsys.readouterr().err.splitlines()
+    assert status == 1 and not (tmp_path / 'run').exists()
+    return lines[-1]
+
+
+@pytest.mark.parametrize('name', REFUSED)
+def test_model_that_cannot_run_is_refused_by_name(name, toy, tmp_path, capsys):
+    line = refused(name, {'backbone': {'type': 'ResNet18_vd'}}, toy, tmp_path, capsys)
+    assert line.startswith(f"error: {tmp_path}/model.yml: key 'model.type': ") and REFUSED[name] in line
+
+
+def test_vision_transformer_without_weights_is_refused(toy, tmp_path, capsys):
+    line = refused('SegmentationTransformer', {'backbone': {'type': 'ViT_small_patch16_224'}}, toy, tmp_path, capsys)
+    assert "key 'model.backbone.type'" in line and 'state its pretrained' in line
+    registry.register()
+    assert all(name in manager.BACKBONES.components_dict for name in paddleseg_backbones())
+
+
+def test_synchronised_batch_norm_is_refused_on_a_cpu(toy, tmp_path, capsys):
+    line = refused('UPerNetViTAdapter', {'backbone': {'type': 'ViTAdapter_Tiny'}, 'backbone_indices': [0]}, toy,
+                   tmp_path, capsys)
+    assert 'found UPerNetViTAdapter: its batch norm is synchronised' in line
+
+
+def test_every_model_is_listed():
+    registry.register()
+    assert set(manager.MODELS.components_dict) == {*RUNS, *REFUSED, *NOT_TESTED, 'MscaleOCRNet', 'UPerNetViTAdapter'}
+    registries = {*manager.MODELS.components_dict, *manager.LOSSES.components_dict}
+    rows = [line for line in (ROOT / 'docs/paddleseg.md').read_text().splitlines() if line.startswith('| `')]
+    stated = {word: row for row in rows for word in re.findall(r'`(\w+)`', row.split('|')[1])}
+    assert registries <= set(stated)
+    for name, (_, outputs) in RUNS.items():
+        assert f'| {outputs} | yes | yes | yes |' in stated[name]
+    assert all('| no | no | no |' in stated[name] for name in REFUSED)
