@@ -15,6 +15,7 @@ from common.errors import UserError
 from common.model_zoo import local_weights
 from datasets.cityscapes_autolabeling import CityscapesAutolabeling
 from datasets.description import describe
+from datasets.labels import LabelSet
 from datasets.paddleseg_dataset import adapted, label_set
 
 

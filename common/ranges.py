@@ -75,7 +75,7 @@ RATE, SCALES = Range(0, 100), ListOf(Range(0, 16, open_low=True))
 SIZE = ListOf(Range(1, SIDE, integer=True), 2, 2)
 RULES: Mapping[str, Callable[[Any], str]] = {
     'iters': Range(1, COUNT, integer=True).problem, 'batch_size': Range(1, 4096, integer=True).problem,
-    'learning_rate': RATE._replace(open_low=True).problem, 'end_lr': RATE.problem, 'warmup_start_lr': RATE.problem,
+    'learning_rate': Range(0, 100, open_low=True).problem, 'end_lr': RATE.problem, 'warmup_start_lr': RATE.problem,
     'power': RATE.problem, 'warmup_iters': Range(0, COUNT, integer=True).problem,
     'momentum': Range(0, 1, open_high=True).problem, 'weight_decay': Range(0, 10).problem, 'custom_cfg': _groups,
     **{name: Range(1, CHANNELS, integer=True).problem for name in (

@@ -122,7 +122,7 @@ class _SemanticEncoding(_Adapted):
 
 class _MSE(_Regression):
     def __init__(self, reduction: str = 'mean', ignore_index: int = 255) -> None:
-        super().__init__(reduction, ignore_index)
+        super().__init__(reduction, ignore_index)  # type: ignore[arg-type]  # of PaddleSeg's class, seen as nn.Layer
         self.ignore_index = ignore_index
 
 
@@ -140,6 +140,6 @@ def paddleseg_losses() -> dict[str, type]:
                                  'MSELoss': _MSE, 'SECrossEntropyLoss': _SemanticEncoding}
     bases = {name: (adapters.get(name, _Adapted), vars(module)[name])
              for file, names in MODULES.items() for module in [compiled(f'{PACKAGE}.{file}')] for name in names}
-    bases |= {name: (nn.Layer,) for name in REFUSED}
+    bases.update({name: (nn.Layer,) for name in REFUSED})  # type: ignore[misc]  # tuples of one class or two
     return {name: type(name, base, {'refusal': staticmethod(functools.partial(_refusal, name)), '__module__': __name__})
             for name, base in bases.items()}

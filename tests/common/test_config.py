@@ -35,7 +35,7 @@ def refusal(path, **kwargs):
     return str(error.value)
 
 
-@pytest.mark.parametrize('path', sorted(CONFIGS.glob('*.yml')), ids=lambda p: p.name)
+@pytest.mark.parametrize('path', sorted(set(CONFIGS.glob('*.yml')) - {CONFIGS / 'model_zoo.yml'}), ids=lambda p: p.name)
 def test_every_config_is_valid_and_opens_with_its_command(path):
     Config(path)
     assert path.read_text().startswith('# ') and '.py --config configs/' in path.read_text()
