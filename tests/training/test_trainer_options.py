@@ -79,13 +79,13 @@ def test_frozen_batch_norm_keeps_statistics_scale_and_bias(tmp_path):
 def test_averaged_weights_follow_the_formula(tmp_path):
     """average_t = d_t average_{t-1} + (1 - d_t) weights_t with d_t = min(0.5, (1 + t) / (10 + t)), in NumPy."""
     trainer = build(tmp_path, batch_size=2, options={'ema': 0.5})
-    history, step = [weights(trainer.model)], trainer.update.step
+    history, step = [weights(trainer.model)], trainer.gradient_step.step
 
     def noting():
         step()
         history.append(weights(trainer.model))
 
-    trainer.update.step = noting
+    trainer.gradient_step.step = noting
     scored = []
     trainer.evaluate = lambda model: (scored.append(weights(model)), {'miou': len(scored) / 10, 'accuracy': 1})[1]
     trainer.run()
@@ -135,7 +135,7 @@ def test_a_step_that_is_not_finite_stops_with_iteration_files_and_checkpoint(tmp
 
 def test_a_gradient_that_is_not_finite_is_found_though_the_loss_is(tmp_path):
     trainer = build(tmp_path, batch_size=4)
-    trainer.update._losses = {'types': [lambda logits, labels: (logits - logits.detach()).sqrt().sum()],
+    trainer.gradient_step._losses = {'types': [lambda logits, labels: (logits - logits.detach()).sqrt().sum()],
                               'coef': [1.0]}
     with pytest.raises(UserError, match='iteration 1: expected a finite loss and gradient, found loss 0'):
         trainer.run()
