@@ -31,6 +31,7 @@ class Checker:
     def __init__(self, chain, opts):
         self.chain = chain
         self.opts = opts
+        self.num_classes = None  # where the config states it
 
     def fail(self, keys, text):
         key = '.'.join(map(str, keys))
@@ -84,7 +85,7 @@ class Checker:
             self.fail((*keys, 'type'), f'expected a registered type, found {cfg["type"]!r}; '
                                        f'{nearest(cfg["type"], known)}')
         refusal = getattr(known[name], 'refusal', None)
-        if refusal is not None and (reason := refusal(cfg)):
+        if refusal is not None and (reason := refusal(cfg, self.num_classes)):
             self.fail((*keys, 'type'), f'expected a type that runs here, found {name}: {reason}; see docs/paddleseg.md')
         parameters = [p for p in inspect.signature(known[name]).parameters.values() if p.name not in extra]
         given = {key: value for key, value in cfg.items() if key != 'type'}
@@ -130,6 +131,7 @@ class Checker:
         for key in ('batch_size', 'iters'):
             if dic[key] < 1:
                 self.fail((key,), f'expected at least 1, found {dic[key]}; correct the value')
+        self.num_classes = dic['model'].get('num_classes', dic['train_dataset'].get('num_classes'))
         for key in ('model', 'train_dataset', 'val_dataset'):
             if key in dic:
                 self.components((key,), dic[key])
