@@ -124,7 +124,7 @@ class _SemanticEncoding(_Adapted):
 
 class _MSE(_Regression):
     def __init__(self, reduction: str = 'mean', ignore_index: int = 255) -> None:
-        super().__init__(reduction, ignore_index)
+        super().__init__(reduction, ignore_index)  # type: ignore[arg-type]  # of MSELoss, next in line
         self.ignore_index = ignore_index
 
 
@@ -147,7 +147,7 @@ def paddleseg_losses() -> dict[str, type]:
     """{name: class} for PaddleSeg's registry of losses."""
     adapters: dict[str, type] = {'LovaszSoftmaxLoss': _Lovasz, 'LovaszHingeLoss': _Lovasz, 'L1Loss': _Regression,
                                  'MSELoss': _MSE, 'SECrossEntropyLoss': _SemanticEncoding}
-    bases = {name: (adapters.get(name, _Adapted), vars(module)[name])
+    bases: dict[str, tuple[type, ...]] = {name: (adapters.get(name, _Adapted), vars(module)[name])
              for file, names in MODULES.items() for module in [compiled(f'{PACKAGE}.{file}')] for name in names}
     bases |= {name: (nn.Layer,) for name in REFUSED}
     return {name: type(name, base, {'refusal': staticmethod(functools.partial(_refusal, name)), '__module__': __name__})
