@@ -39,6 +39,7 @@ class Checker:
     def __init__(self, chain: Sequence[tuple[str, dict[str, Any]]], opts: Sequence[str]) -> None:
         self.chain = chain
         self.opts = opts
+        self.num_classes = None  # where the config states it
 
     def fail(self, keys: Keys, text: str) -> NoReturn:
         key = '.'.join(map(str, keys))
@@ -98,7 +99,7 @@ class Checker:
             self.fail((*keys, 'type'), f'expected a registered type, found {cfg["type"]!r}; '
                                        f'{nearest(cfg["type"], known)}')
         refusal = getattr(known[name], 'refusal', None)
-        if refusal is not None and (reason := refusal(cfg)):
+        if refusal is not None and (reason := refusal(cfg, self.num_classes)):
             self.fail((*keys, 'type'), f'expected a type that runs here, found {name}: {reason}; see docs/paddleseg.md')
         parameters = [p for p in inspect.signature(known[name]).parameters.values() if p.name not in extra]
         given = {key: value for key, value in cfg.items() if key != 'type'}
@@ -143,6 +144,7 @@ class Checker:
         self.names((), dic, TOP_LEVEL, [key for key in TOP_LEVEL if key not in optional])
         for key, value in dic.items():
             self.value((key,), value, TOP_LEVEL[key])
+        self.num_classes = dic['model'].get('num_classes', dic['train_dataset'].get('num_classes'))
         for key in ('model', 'train_dataset', 'val_dataset'):
             if key in dic:
                 self.components((key,), dic[key])

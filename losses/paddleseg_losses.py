@@ -3,8 +3,8 @@
 PaddleSeg's losses count on Paddle 2's conversion of integers in many places: see common.paddle2_arithmetic. Subclasses
 of what that gives check and copy what they are called with.
 
-`paddleseg_losses()` are the classes to register. Each has `refusal(cfg) -> str | None`, with which the check of a
-config asks why one cannot train here.
+`paddleseg_losses()` are the classes to register. Each has `refusal(cfg, num_classes) -> str | None`, with which the
+check of a config asks why one cannot train here.
 """
 import functools
 from typing import Any
@@ -43,6 +43,8 @@ REFUSED = {
     'SemanticConnectivityLoss': 'its value comes from an argmax and has no gradient: training is the same without it',
 }
 CHANNELS = {'FocalLoss': (2,), 'LovaszHingeLoss': (1, 2), 'DetailAggregateLoss': (1,)}  # that the logits must have
+TWO_CLASSES = ('FocalLoss', 'LovaszHingeLoss')  # those of CHANNELS that are for the segmentation itself
+STATES_CLASSES = {'RMILoss': ('num_classes', 19)}  # loss -> (parameter, default)
 # (loss, parameter) -> (the values that work, why no others)
 PARAMETERS: dict[tuple[str, str], tuple[tuple[Any, ...], str]] = {
     ('BCELoss', 'edge_label'): ((False,), 'the datasets here give no edges'),
@@ -122,11 +124,18 @@ class _SemanticEncoding(_Adapted):
 
 class _MSE(_Regression):
     def __init__(self, reduction: str = 'mean', ignore_index: int = 255) -> None:
-        super().__init__(reduction, ignore_index)  # type: ignore[arg-type]  # of PaddleSeg's class, seen as nn.Layer
+        super().__init__(reduction, ignore_index)  # type: ignore[arg-type]  # of MSELoss, next in line
         self.ignore_index = ignore_index
 
 
-def _refusal(name: str, cfg: dict[str, Any]) -> str | None:
+def _refusal(name: str, cfg: dict[str, Any], num_classes: int | None = None) -> str | None:
+    """Why a loss of these parameters cannot train with so many classes (None: unknown yet, see _Adapted)."""
+    if num_classes is not None and name in TWO_CLASSES and num_classes not in CHANNELS[name]:
+        return f'it is for {" or ".join(map(str, CHANNELS[name]))} class(es), not for {num_classes}'
+    if num_classes is not None and name in STATES_CLASSES:
+        parameter, default = STATES_CLASSES[name]
+        if cfg.get(parameter, default) != num_classes:
+            return f'its {parameter} must be {num_classes}, the number of classes; it is {cfg.get(parameter, default)}'
     for (loss, parameter), (valid, reason) in PARAMETERS.items():
         if loss == name and cfg.get(parameter, valid[0]) not in valid:
             return f'its {parameter} must be {" or ".join(map(str, valid))}: {reason}'
@@ -138,8 +147,8 @@ def paddleseg_losses() -> dict[str, type]:
     """{name: class} for PaddleSeg's registry of losses."""
     adapters: dict[str, type] = {'LovaszSoftmaxLoss': _Lovasz, 'LovaszHingeLoss': _Lovasz, 'L1Loss': _Regression,
                                  'MSELoss': _MSE, 'SECrossEntropyLoss': _SemanticEncoding}
-    bases = {name: (adapters.get(name, _Adapted), vars(module)[name])
+    bases: dict[str, tuple[type, ...]] = {name: (adapters.get(name, _Adapted), vars(module)[name])
              for file, names in MODULES.items() for module in [compiled(f'{PACKAGE}.{file}')] for name in names}
-    bases.update({name: (nn.Layer,) for name in REFUSED})  # type: ignore[misc]  # tuples of one class or two
+    bases.update({name: (nn.Layer,) for name in REFUSED})
     return {name: type(name, base, {'refusal': staticmethod(functools.partial(_refusal, name)), '__module__': __name__})
             for name, base in bases.items()}

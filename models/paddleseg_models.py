@@ -25,23 +25,29 @@ REFUSED = {
 NEED_WEIGHTS = ('ViT_', 'VisionTransformer')  # backbones
 
 
-def _refused(reason: str, cfg: dict[str, Any]) -> str:
+def _refused(reason: str, cfg: dict[str, Any], num_classes: int | None = None) -> str:
     return reason
 
 
-def _without_weights(cfg: dict[str, Any]) -> str | None:
+def _without_weights(cfg: dict[str, Any], num_classes: int | None = None) -> str | None:
     if cfg.get('pretrained') is None:
         return 'PaddleSeg 2.8 builds it from a weights file only; state its pretrained'
     return None
 
 
-def _on_cpu(cfg: dict[str, Any]) -> str | None:
+def _other_classes(cfg: dict[str, Any], num_classes: int | None = None) -> str | None:
+    if num_classes not in (None, 19):
+        return f'PaddleSeg 2.8 counts its channels for 19 classes, not for {num_classes}'
+    return None
+
+
+def _on_cpu(cfg: dict[str, Any], num_classes: int | None = None) -> str | None:
     if paddle.get_device() == 'cpu':
         return 'its batch norm is synchronised among processes, which Paddle has on GPUs only'
     return None
 
 
-def _with_refusal(component: Callable, refusal: Callable[[dict[str, Any]], str | None]) -> Callable:
+def _with_refusal(component: Callable, refusal: Callable[..., str | None]) -> Callable:
     @functools.wraps(component)
     def build(*args: Any, **kwargs: Any) -> Any:
         return component(*args, **kwargs)
@@ -56,7 +62,8 @@ def paddleseg_models() -> dict[str, Callable]:
     found: dict[str, Callable] = {name: vars(compiled(module))[name] for name, module in MENDED.items()}
     found |= {name: type(name, (nn.Layer,), {'refusal': staticmethod(functools.partial(_refused, reason))})
               for name, reason in REFUSED.items()}
-    found['UPerNetViTAdapter'] = _with_refusal(manager.MODELS.components_dict['UPerNetViTAdapter'], _on_cpu)
+    for name, refusal in (('UPerNetViTAdapter', _on_cpu), ('ESPNetV1', _other_classes)):
+        found[name] = _with_refusal(manager.MODELS.components_dict[name], refusal)
     return found
 
 
