@@ -89,6 +89,8 @@ def main(argv: Sequence[str]) -> int | None:
     lock = FolderLock(args.save_dir) if main_process else None
     if resume_from is None:
         checkpoint.check_fresh(args.save_dir)
+    elif args.resume_model:
+        checkpoint.check_newest(args.save_dir, args.resume_model)
     if args.deterministic and paddle.get_device() != 'cpu':
         paddle.set_flags({'FLAGS_cudnn_deterministic': True})
 

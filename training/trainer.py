@@ -85,8 +85,8 @@ class Trainer:
                              self.rank, self.world_size, self.seed)
         self.model.train()
         with StopRequest() as stop, logging_redirect_tqdm(), self._bar(start) as bar:
-            if self.evaluate and not state['evaluated']:  # killed between saving and evaluation
-                self._evaluate(self._latest())
+            if not state['evaluated']:  # killed between saving and evaluation
+                self._make_up_for_evaluation()
             batches = training_batches(self.dataset, stream, self.num_workers)
             meter.restart()
             for iteration in range(start + 1, self.iters + 1):
@@ -200,6 +200,14 @@ class Trainer:
             self._wait_for_all()
         if due and not stopping:
             self._evaluate(folder)
+
+    def _make_up_for_evaluation(self) -> None:
+        """The evaluation that a kill has prevented; only a line in the log if the run continues without evaluations."""
+        if self.evaluate:
+            self._evaluate(self._latest())
+        else:
+            logger.info('the evaluation of iteration %d is skipped: it was interrupted, and this run has no --do_eval',
+                        self.state['iteration'])
 
     def _evaluate(self, folder: Path | None) -> None:
         state, iteration = self.state, self.state['iteration']
