@@ -162,8 +162,13 @@ def _collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
     if not failed and len(shapes) > 1:
         failed = [{'error': f'train_dataset.transforms: expected images of one size in a batch, found '
                             f'{sorted(shapes)}; end with RandomPaddingCrop or Resize', 'expected': 1}]
+    if not failed:
+        try:
+            return default_collate_fn(samples)
+        except Exception:  # raised, it would hang without workers
+            failed = [{'error': traceback.format_exc(), 'expected': 0}]
     # With an array, because Paddle treats a batch without one as the end of the data.
-    return {**failed[0], 'img': np.zeros(1, np.float32)} if failed else default_collate_fn(samples)
+    return {**failed[0], 'img': np.zeros(1, np.float32)}
 
 
 def _start_worker(_worker_id: int) -> None:

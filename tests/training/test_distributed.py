@@ -3,6 +3,7 @@ import re
 import subprocess
 import sys
 
+import cv2
 import numpy as np
 import paddle
 import pytest
@@ -77,3 +78,33 @@ def test_what_is_not_finite_is_reported_with_the_images_of_its_process(tmp_path,
     else:  # the mean over the processes is all that is known
         assert f' of process 0 and a gradient that is not finite with the batch {files["0"]}' in error
         assert f'loss 0 of process 1 and a gradient that is not finite with the batch {files["1"]}' in error
+
+
+def test_predict_under_the_launcher_shares_the_images(tiny_config, tmp_path):
+    """Five images on two processes, two of them broken: all pictures as of one process, one report, status 1."""
+    from common.builder import Builder
+    from common.config import Config
+
+    paddle.seed(1)
+    weights = tmp_path / 'model.pdparams'
+    paddle.save(Builder(Config(tiny_config)).model.state_dict(), str(weights))
+    (tmp_path / 'images').mkdir()
+    for name in 'abcde':
+        cv2.imwrite(str(tmp_path / 'images' / f'{name}.png'), np.full([40, 60, 3], 2 * ord(name), np.uint8))
+    for name in 'cd':  # one of each process
+        (tmp_path / 'images' / f'{name}.png').write_bytes(b'no image')
+    common = 'predict.py', '--config', tiny_config, '--model_path', weights, '--image_path', tmp_path / 'images'
+    one = subprocess.run([sys.executable, *map(str, common), '--save_dir', str(tmp_path / 'one')], cwd=ROOT,
+                         capture_output=True, text=True)
+    assert one.returncode == 1
+    log = launch(2, tmp_path / 'logs', *common, '--save_dir', tmp_path / 'two', status=1)
+    pictures = [{p.relative_to(tmp_path / name): p.read_bytes() for p in (tmp_path / name).rglob('*.png')}
+                for name in ('one', 'two')]
+    assert len(pictures[0]) == 6 and pictures[0] == pictures[1]
+    errors = [line for line in log.splitlines() if line.startswith('error: ')]
+    assert errors == [line for line in one.stderr.splitlines() if line.startswith('error: ')] and len(errors) == 2
+    assert 'predicted 3 of 5 images' in log
+    other = (tmp_path / 'logs' / 'workerlog.1').read_text()
+    assert 'error: ' not in other and 'predicted' not in other
+    log = launch(2, tmp_path / 'again', *common, '--save_dir', tmp_path / 'two', '--skip_existing', status=1)
+    assert '3 of 5 images have their predictions already' in log and 'predicted 0 of 2 images' in log

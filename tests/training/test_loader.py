@@ -91,13 +91,19 @@ def test_a_hang_names_the_option_for_slow_disks():
 
 
 @pytest.mark.parametrize('num_workers', [0, 1])
-def test_a_failure_of_the_reader_thread_is_not_taken_for_a_dead_worker(monkeypatch, capfd, num_workers):
+def test_samples_that_do_not_fit_together(monkeypatch, num_workers):
+    monkeypatch.setattr(loader, 'default_collate_fn', lambda samples: samples[len(samples)])
+    with pytest.raises(RuntimeError, match='IndexError: list index out of range'):
+        read_all(num_workers=num_workers)
+
+
+def test_a_failure_of_the_reader_thread_is_not_taken_for_a_dead_worker(monkeypatch, capfd):
     def broken(_):
         raise ZeroDivisionError('CUDA error 700')
 
     monkeypatch.setattr(loader, '_collate', broken)
     with pytest.raises(RuntimeError, match=r'^batch 1: (.|\n)*CUDA error 700') as error:
-        read_all(num_workers=num_workers)
+        read_all(num_workers=1)
     assert isinstance(error.value.__cause__, ZeroDivisionError)
     assert 'Traceback' not in capfd.readouterr().err
 
