@@ -78,8 +78,9 @@ def main(argv: Sequence[str]) -> int | None:
     for line in itertools.chain(*failures) if rank == 0 else ():
         print(f'error: {line}', file=sys.stderr, flush=True)
     if processes > 1:
-        paddle.distributed.barrier()  # the launcher ends all processes at the first one's error: not before the report
-    return cli.EXIT_ERROR if count else None
+        paddle.distributed.barrier()
+    # Of the main process alone: at the first status that is not 0 the launcher ends the others, and passes on theirs.
+    return cli.EXIT_ERROR if count and rank == 0 else None
 
 
 def _sum(number: int) -> int:

@@ -1,4 +1,4 @@
-"""Run by test_distributed.py under the launcher: python broken_run.py loss|gradient; process 1 gets what is not finite."""
+"""Run by test_distributed.py python broken_run.py loss|gradient; that of process 1 is not finite."""
 import sys
 from pathlib import Path
 

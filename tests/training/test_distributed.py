@@ -21,7 +21,7 @@ def launch(processes, logs, *command, status=0):
     done = subprocess.run([sys.executable, '-m', 'paddle.distributed.launch', '--nproc_per_node', str(processes),
                            '--log_dir', str(logs), *map(str, command)], cwd=ROOT, capture_output=True, text=True)
     text = ''.join(p.read_text() for p in sorted(logs.glob('workerlog.*')))
-    assert done.returncode == status, done.stderr[-2000:] + text[-2000:]
+    assert done.returncode in (status if isinstance(status, tuple) else (status,)), done.stderr[-2000:] + text[-2000:]
     return (logs / 'workerlog.0').read_text()
 
 
@@ -69,9 +69,11 @@ def test_val_under_the_launcher_counts_every_image_once(tiny_config, tmp_path):
 
 @pytest.mark.parametrize('broken', ['loss', 'gradient'])
 def test_what_is_not_finite_is_reported_with_the_images_of_its_process(tmp_path, broken):
-    log = launch(2, tmp_path / 'logs', ROOT / 'tests' / 'training' / 'broken_run.py', broken, status=1)
+    log = launch(2, tmp_path / 'logs', ROOT / 'tests' / 'training' / 'broken_run.py', broken,
+                 status=(1, 241))  # the launcher ends the other process, maybe before its own message, the same one
+    log += (tmp_path / 'logs' / 'workerlog.1').read_text()
     files = dict(re.findall(r'process (\d) has (.*)', log))
-    error = re.search('^error: .*', log, re.MULTILINE).group()
+    (error,) = set(re.findall('^error: .*', log, re.MULTILINE))
     if broken == 'loss':
         assert f'found loss nan of process 1 with the batch {files["1"]}; last good' in error
         assert 'process 0' not in error
