@@ -1,5 +1,6 @@
 """Segment an image, a folder or a list of images: python predict.py --config ... --model_path ... --image_path ..."""
 import argparse
+import itertools
 import logging
 import sys
 from collections.abc import Sequence
@@ -25,12 +26,14 @@ def main(argv: Sequence[str]) -> int | None:
     args = parse_args(argv)
     cli.start_paddle()
     import numpy as np
+    import paddle
     from paddleseg.transforms import Compose
     from tqdm import tqdm
 
     from common.builder import Builder
     from common.config import Config
     from common.model_zoo import local_weights
+    from datasets.sampling import shard
     from inference import backends, pictures
     from inference.predictor import Predictor
     from inference.prefetch import prefetch
@@ -39,10 +42,11 @@ def main(argv: Sequence[str]) -> int | None:
     flags.warn_unused(args, logger)
     options = flags.predictor_options(vars(args))
     images = pictures.find_inputs(args.image_path, exclude=args.save_dir)
+    found, rank, processes = len(images), paddle.distributed.get_rank(), paddle.distributed.get_world_size()
+    images = [images[index] for index in shard(found, rank, processes)]  # before a faster process writes predictions
     if args.skip_existing:
-        found = len(images)
         images = [item for item in images if not pictures.is_written(args.save_dir, item[1])]
-        logger.info('%d of %d images have their predictions already', found - len(images), found)
+        logger.info('%d of %d images have their predictions already', found - _sum(len(images)), found)
     args.model_path = str(local_weights(args.model_path))
     builder = Builder(Config(args.config, args.opts, with_pretrained=False))
     builder.check_weights(Path(args.model_path).parent.parent)
@@ -59,7 +63,7 @@ def main(argv: Sequence[str]) -> int | None:
     failed = []
     with pictures.Writer(args.save_dir, colors) as writer:
         for (path, name), loaded, error in tqdm(prefetch(load, images, args.num_workers), total=len(images),
-                                                desc='predict', unit='image', disable=None):
+                                                desc='predict', unit='image', disable=True if rank else None):
             if error is not None and not is_expected(error):
                 raise error
             if error is None:
@@ -67,12 +71,29 @@ def main(argv: Sequence[str]) -> int | None:
                 writer.write(name, image, predict(sample))
             else:
                 failed.append(f'{path}: {error}' if str(path) not in str(error) else str(error))
-    done = len(images) - len(failed)
-    logger.info('predicted %d of %d images; pictures in %s and %s', done, len(images),
+    failures: list[list[str]] = [failed]
+    if processes > 1:
+        failures = []
+        paddle.distributed.all_gather_object(failures, failed)
+    total, count = _sum(len(images)), sum(map(len, failures))
+    logger.info('predicted %d of %d images; pictures in %s and %s', total - count, total,
                 Path(args.save_dir) / 'pseudo_color_prediction', Path(args.save_dir) / 'added_prediction')
-    for line in failed:
-        print(f'error: {line}', file=sys.stderr)
-    return cli.EXIT_ERROR if failed else None
+    for line in itertools.chain(*failures) if rank == 0 else ():
+        print(f'error: {line}', file=sys.stderr, flush=True)
+    if processes > 1:
+        paddle.distributed.barrier()
+    # Of the main process alone: at the first status that is not 0 the launcher ends the others, and passes on theirs.
+    return cli.EXIT_ERROR if count and rank == 0 else None
+
+
+def _sum(number: int) -> int:
+    """The sum over the processes."""
+    import paddle
+
+    total = paddle.to_tensor(number)
+    if paddle.distributed.get_world_size() > 1:
+        paddle.distributed.all_reduce(total)
+    return int(total)
 
 
 if __name__ == '__main__':

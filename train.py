@@ -27,7 +27,8 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument('--resume_model', help='checkpoint folder to continue from, like output/iter_1000')
     parser.add_argument('--save_dir', default='output', help='folder of checkpoints, best model, curves')
     parser.add_argument('--keep_checkpoint_max', type=int, default=5, help='checkpoints to keep (0: all)')
-    parser.add_argument('--num_workers', type=int, default=0, help='processes that read and augment images')
+    parser.add_argument('--num_workers', type=int, help='processes that read and augment images (0: none; default: '
+                        '1 on a CPU, on a GPU the cores of the process but one, at most 8)')
     parser.add_argument('--do_eval', action='store_true', help='evaluate at every checkpoint, keep the best model')
     parser.add_argument('--log_iters', type=int, default=10, help='iterations between log lines')
     parser.add_argument('--use_vdl', action='store_true', help='write curves for VisualDL into --save_dir')
@@ -79,9 +80,12 @@ def main(argv: Sequence[str]) -> int | None:
     from inference.evaluator import evaluate
     from inference.predictor import Predictor
     from training import checkpoint, run_log
+    from training.loader import default_workers
     from training.trainer import Trainer
 
     # ---------------------------------------------------------------- config and starting point
+    if args.num_workers is None:
+        args.num_workers = default_workers(cli.cores(), on_gpu=paddle.get_device() != 'cpu')
     logger = logging.getLogger('train')
     main_process = paddle.distributed.get_rank() == 0
     resume_from = checkpoint.latest(args.save_dir) if args.resume else args.resume_model
@@ -92,6 +96,8 @@ def main(argv: Sequence[str]) -> int | None:
     lock = FolderLock(args.save_dir) if main_process else None
     if resume_from is None:
         checkpoint.check_fresh(args.save_dir)
+    elif args.resume_model:
+        checkpoint.check_newest(args.save_dir, args.resume_model)
     if args.deterministic and paddle.get_device() != 'cpu':
         paddle.set_flags({'FLAGS_cudnn_deterministic': True})
 

@@ -1,9 +1,10 @@
 """Writing files so that a reader never sees a partial one, even after a kill."""
+import contextlib
 import fcntl
 import hashlib
 import os
 import platform
-import tempfile
+import secrets
 from pathlib import Path
 
 from common.errors import UserError
@@ -17,19 +18,18 @@ def write_atomically(path: str | os.PathLike, data: bytes, flush: bool = True) -
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.')
+    handle, temporary = _open_temporary(path)
     try:
         with os.fdopen(handle, 'wb') as file:
             file.write(data)
             if flush:
                 file.flush()
                 os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
         if flush:
             flush_folder(path.parent)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
@@ -77,7 +77,9 @@ class FolderLock:
         self._file.close()
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _open_temporary(path: Path) -> tuple[int, Path]:
+    """A new file beside `path`, opened for writing; the kernel applies the umask to its mode, as to any new file's."""
+    while True:
+        temporary = path.with_name(f'.{path.name}.{secrets.token_hex(4)}')
+        with contextlib.suppress(FileExistsError):
+            return os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666), temporary

@@ -83,7 +83,6 @@ def start_paddle() -> int:
     """
     _end_with_launcher()
     chosen = os.environ.get('OMP_NUM_THREADS')
-    local_processes = int(os.environ.get('PADDLE_LOCAL_SIZE', 1))
     if 'PADDLE_TRAINER_ID' in os.environ and chosen == '1':
         chosen = None
     warnings.filterwarnings('ignore', message='No ccache found')
@@ -97,7 +96,7 @@ def start_paddle() -> int:
     import cv2  # noqa: F401
     import paddle
 
-    threads = int(chosen) if chosen else max(1, len(os.sched_getaffinity(0)) // local_processes)
+    threads = int(chosen) if chosen else cores()
     paddle.base.core.set_num_threads(threads)
     paddle.set_flags({'FLAGS_paddle_num_threads': threads})
     logging.basicConfig(level=logging.INFO, stream=sys.stdout, force=True,
@@ -107,6 +106,11 @@ def start_paddle() -> int:
     if paddle.distributed.get_rank() > 0:
         logging.disable(logging.INFO)
     return threads
+
+
+def cores() -> int:
+    """The cores that this process may use: those of the machine are divided among its processes."""
+    return max(1, len(os.sched_getaffinity(0)) // int(os.environ.get('PADDLE_LOCAL_SIZE', 1)))
 
 
 def _end_with_launcher() -> None:

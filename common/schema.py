@@ -15,7 +15,7 @@ NUMBER: tuple[type, ...] = (int, float)
 TOP_LEVEL: dict[str, type] = {
     'batch_size': int, 'iters': int, 'model': dict, 'train_dataset': dict, 'val_dataset': dict, 'optimizer': dict,
     'lr_scheduler': dict, 'loss': dict, 'test_config': dict, 'options': dict}
-OPTIONS: dict[str, type] = {'ema': float, 'freeze_batch_norm': bool, 'early_stop': int}
+OPTIONS: dict[str, type] = {'ema': float, 'freeze_batch_norm': bool, 'early_stop': int, 'loader_timeout': float}
 TEST_CONFIG: dict[str, type | tuple[type, ...]] = {
     'aug_eval': bool, 'scales': (int, float, list), 'flip_horizontal': bool, 'flip_vertical': bool,
     'is_slide': bool, 'crop_size': list, 'stride': list}

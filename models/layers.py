@@ -75,7 +75,7 @@ def classifier(in_channels: int, out_channels: int, bias: bool = True) -> nn.Con
 
 
 def cast(x: paddle.Tensor, dtype: paddle.dtype) -> paddle.Tensor:
-    """x converted to a dtype; x itself if it already has it (Paddle's astype would make a copy)."""
+    """x converted to a dtype; x itself if it already has it, as with Paddle 3's astype; 2.6 does not promise it."""
     return x if x.dtype == dtype else x.astype(dtype)
 
 

@@ -1,4 +1,5 @@
-"""What all tests share: one thread unless OMP_NUM_THREADS says otherwise, and a toy dataset made once."""
+"""What all tests share: the CPU unless MSCALE_TEST_DEVICE=gpu, one thread unless OMP_NUM_THREADS says otherwise, and a
+toy dataset made once."""
 import os
 import sys
 from pathlib import Path
@@ -7,6 +8,12 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PATIENCE = 240  # seconds to wait for another process or thread; only a test that fails waits so long
+# CUDA stops reading at -1. The launcher takes one entry for each of the (at most two) processes of a test, and would
+# have them talk through NCCL.
+NO_GPU = {
+    'CUDA_VISIBLE_DEVICES': '-1,-1', 'PADDLE_DISTRI_BACKEND': 'gloo'}
+if os.environ.get('MSCALE_TEST_DEVICE', 'cpu') != 'gpu':  # inherited by the processes that tests start
+    os.environ.update(NO_GPU)
 os.environ.setdefault('OMP_NUM_THREADS', '1')  # as Paddle does; the tests' tensors are small
 sys.path.insert(0, str(ROOT))
 

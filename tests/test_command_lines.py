@@ -206,6 +206,8 @@ def test_a_run_does_not_overwrite_checkpoints(trained, capsys):
     (train.main, ['--config', 'nothing.yml'], 'nothing.yml: expected a config file (.yml), found nothing'),
     (train.main, ['--config', '{config}', '--resume_model', '/none'], 'expected a checkpoint with model.pdparams'),
     (train.main, ['--config', '{config}', '--resume_model', '{run}/iter_3', '--iters', '2'], 'raise --iters'),
+    (train.main, ['--config', '{config}', '--resume_model', '{run}/iter_2', '--save_dir', '{run}'],
+     'found iter_3; continue from it with --resume auto'),
     (train.main, ['--config', '{config}', '--opts', 'model.pretrained=/none.pdparams'], '/none.pdparams: expected'),
     (train.main, ['--config', '{config}', '--opts', 'train_dataset.dataset_root=/none'], '/none'),
     (val.main, ['--config', '{config}', '--model_path', '/none.pdparams'], '/none.pdparams: expected a weights file'),

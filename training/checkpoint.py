@@ -9,6 +9,7 @@ No random states are saved because there are none: the order of samples, their a
 """
 import json
 import logging
+import math
 import os
 import re
 import shutil
@@ -32,7 +33,7 @@ Folder = str | os.PathLike
 
 def save(save_dir: Folder, iteration: int, model: paddle.nn.Layer, optimizer: paddle.optimizer.Optimizer,
          state: dict[str, Any], keep_max: int, ema: Any = None, scaler: Any = None) -> Path:
-    """Write save_dir/iter_{iteration}, then remove the oldest checkpoints beyond keep_max (0 keeps all).
+    """Write save_dir/iter_{iteration}, then remove the oldest of it and those before it beyond keep_max (0: none).
 
     ema, scaler: objects with state_dict(), or None. Raises FileError with one line if it cannot be written; earlier
     checkpoints stay complete.
@@ -58,7 +59,8 @@ def save(save_dir: Folder, iteration: int, model: paddle.nn.Layer, optimizer: pa
         raise FileError(f'{folder}: expected to write a checkpoint, found "{error.strerror or error}"; the checkpoints '
                       'before it are whole: make room and continue with --resume auto') from error
     if keep_max > 0:
-        for old in _checkpoints(save_dir)[:-keep_max]:
+        known = _checkpoints(save_dir)  # a damaged one may be newer than this one
+        for old in known[:known.index(folder) + 1][:-keep_max]:
             shutil.rmtree(old)
     return folder
 
@@ -143,6 +145,24 @@ def check_fresh(save_dir: Folder) -> None:
     if found:
         raise UserError(f'--save_dir {save_dir}: expected a folder without checkpoints, found {len(found)} up to '
                          f'{found[-1].name}; continue with --resume auto, or choose another --save_dir')
+
+
+def check_newest(save_dir: Folder, resumed: Folder) -> None:
+    """UserError if a run that continues from `resumed` would come upon newer checkpoints in its folder."""
+    newest = latest(save_dir)
+    if newest and (_iteration(newest) or 0) > (iteration := _saved_iteration(resumed)):
+        raise UserError(f'--resume_model {resumed}: expected no newer checkpoint than iteration {iteration} in '
+                        f'--save_dir {save_dir}, found {newest.name}; continue from it with --resume auto, or choose '
+                        'another --save_dir')
+
+
+def _saved_iteration(folder: Folder) -> float:
+    """The iteration of a checkpoint; infinity if it is unknown (resume() then says why)."""
+    try:
+        return int(_read_state(folder)['iteration'])
+    except (OSError, ValueError, TypeError, KeyError):
+        number = _iteration(folder)
+        return math.inf if number is None else number
 
 
 def _renamed(optimizer_state: dict[str, Any], weights: Path, model: paddle.nn.Layer) -> dict[str, Any]:

@@ -5,10 +5,11 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import cv2
 import numpy as np
 import paddle
 from paddle.io.dataloader.collate import default_collate_fn
@@ -16,7 +17,20 @@ from paddle.io.dataloader.collate import default_collate_fn
 from common.errors import UserError, is_expected
 from datasets.sampling import EpochStream
 
-HANG_SECONDS = 45  # waiting longer than this for one batch counts as a hang
+HANG_SECONDS = 45.0  # waiting longer than this for one batch counts as a hang
+MAX_WORKERS = 8
+READER_ENDS = 10.0  # seconds to wait for the end of Paddle's thread after it has shut its queue
+# How Paddle says that a worker has ended: its queue is shut, or SIGCHLD has come.
+WORKER_ENDED = ('Blocking queue is killed because the data reader raises an exception', 'DataLoader process (pid')
+
+
+def default_workers(cores: int, on_gpu: bool) -> int:
+    """Worker processes per training process, for the cores that it may use.
+
+    Beside a GPU the cores are free but for one, and the augmentation of 1024x2048 pixels needs several. On a CPU the
+    network takes them all: one worker is enough to have the next batch ready.
+    """
+    return min(cores - 1, MAX_WORKERS if on_gpu else 1)
 
 
 def training_batches(dataset: Any, stream: EpochStream, num_workers: int,
@@ -24,21 +38,31 @@ def training_batches(dataset: Any, stream: EpochStream, num_workers: int,
     """Yield {'img': float32 (N, 3, H, W), 'label': int64 (N, H, W)} in the stream's order.
 
     Raises UserError with the text of an expected error in a sample, or naming the files that were being read when a
-    worker died or hung; RuntimeError with the traceback for a defect in a dataset or transform.
+    worker died or hung (kept the caller waiting for hang_seconds); RuntimeError with the traceback for a defect in a
+    dataset or transform, or with its cause for one in Paddle's thread that collects the batches.
     """
+    if not hang_seconds > 0:
+        raise UserError(f'options.loader_timeout: expected seconds above 0, found {hang_seconds}; correct the value')
     workers = _WorkerSamples(num_workers)
     collate: Any = _collate  # Paddle's stub wants a function of a parameter named otherwise
     loader = paddle.io.DataLoader(_ErrorsAsSamples(dataset, workers), batch_sampler=stream, collate_fn=collate,
-                                  num_workers=num_workers, worker_init_fn=_ignore_interrupts)
+                                  num_workers=num_workers, worker_init_fn=_start_worker)
     count = 0
-    with _no_thread_tracebacks(), workers.watch(hang_seconds):
-        batches = iter(loader)
+    cause: Exception | None = None
+    with _ReaderThread() as reader, workers.watch(hang_seconds):
+        batches = reader.started(lambda: iter(loader))
         while True:
             try:
                 with workers.waiting():
                     batch = next(batches, None)
-            except (SystemError, RuntimeError, OSError):  # Paddle's way to say that a worker died
-                batch = None  # a kept error would hold this frame and the workers, and the process would never exit
+            except (SystemError, RuntimeError, OSError) as error:
+                if not any(text in str(error) for text in WORKER_ENDED):
+                    raise
+                # Without its traceback, whose frames would keep the workers, and with them this process, alive.
+                batch, cause = None, error.with_traceback(None)
+                if (failure := reader.failure()) is not None:
+                    raise RuntimeError(f'batch {count + 1}: the thread that collects the batches failed: '
+                                       f'{type(failure).__name__}: {failure}') from failure
             if batch is None:
                 break
             if 'error' in batch:
@@ -50,7 +74,11 @@ def training_batches(dataset: Any, stream: EpochStream, num_workers: int,
         raise UserError(f'batch {count + 1}: expected it from a data worker, found that one '
                          f'{"hung and was ended" if workers.hung else "died"} while reading '
                          f'{", ".join(files) or "(unknown)"}; check these files and the free memory, then continue '
-                         'with --resume auto')
+                         f'with --resume auto{_slow_disk(hang_seconds) if workers.hung else ""}') from cause
+
+
+def _slow_disk(hang_seconds: float) -> str:
+    return f'; if only the disk is slow, raise options.loader_timeout above {hang_seconds:g} seconds'
 
 
 def _files(dataset: Any, index: Any) -> Sequence[str | None]:
@@ -135,21 +163,59 @@ def _collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
     if not failed and len(shapes) > 1:
         failed = [{'error': f'train_dataset.transforms: expected images of one size in a batch, found '
                             f'{sorted(shapes)}; end with RandomPaddingCrop or Resize', 'expected': 1}]
+    if not failed:
+        try:
+            return default_collate_fn(samples)
+        except Exception:  # raised, it would hang without workers
+            failed = [{'error': traceback.format_exc(), 'expected': 0}]
     # With an array, because Paddle treats a batch without one as the end of the data.
-    return {**failed[0], 'img': np.zeros(1, np.float32)} if failed else default_collate_fn(samples)
+    return {**failed[0], 'img': np.zeros(1, np.float32)}
 
 
-def _ignore_interrupts(_worker_id: int) -> None:
-    """Ctrl-C reaches every process of the terminal; the main process handles it."""
+def _start_worker(_worker_id: int) -> None:
+    """Ctrl-C reaches every process of the terminal; the main process handles it. Workers share the cores."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    cv2.setNumThreads(1)
 
 
-@contextmanager
-def _no_thread_tracebacks() -> Iterator[None]:
-    """Paddle's reader thread prints a traceback for an error that is reported here in one line."""
-    hook = threading.excepthook
-    threading.excepthook = lambda _: None
-    try:
-        yield
-    finally:
-        threading.excepthook = hook
+class _ReaderThread:
+    """Keeps the exception of Paddle's thread that collects the batches, instead of its traceback on standard error.
+
+    A context manager. Other threads' exceptions go where they did before.
+    """
+
+    def __init__(self) -> None:
+        self._threads: set[threading.Thread] = set()
+        self._failure: BaseException | None = None
+
+    def started(self, start: Callable[[], Iterator[Any]]) -> Iterator[Any]:
+        """start(); the reader threads that it starts are those whose exceptions are kept."""
+        before = set(threading.enumerate())
+        batches = start()
+        self._threads = {thread for thread in threading.enumerate() if _is_reader(thread)} - before
+        return batches
+
+    def failure(self) -> BaseException | None:
+        """The exception with which the thread has ended or is ending."""
+        for thread in self._threads:
+            thread.join(READER_ENDS)
+        return self._failure
+
+    def __enter__(self) -> '_ReaderThread':
+        self._hook = threading.excepthook
+        threading.excepthook = self._note
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        threading.excepthook = self._hook
+
+    def _note(self, arguments: Any) -> None:
+        if arguments.thread in self._threads or _is_reader(arguments.thread):  # it may fail before start() returns
+            self._failure = arguments.exc_value
+        else:
+            self._hook(arguments)
+
+
+def _is_reader(thread: threading.Thread | None) -> bool:
+    """Python names a thread after its function; the others are feeders of queues, which do not end with the reader."""
+    return thread is not None and thread.name.endswith('(_thread_loop)')

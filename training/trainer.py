@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import paddle
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -15,7 +16,7 @@ from datasets.sampling import EpochStream
 from training import checkpoint, run_log
 from training.ema import EMA
 from training.gradient_step import GradientStep, freeze_batch_norm, running_statistics
-from training.loader import training_batches
+from training.loader import HANG_SECONDS, training_batches
 from training.signals import StopRequest
 
 logger = logging.getLogger(__name__)
@@ -45,6 +46,7 @@ class Trainer:
         self.iters, self.batch_size, self.accum_steps, self.num_workers = iters, batch_size, accum_steps, num_workers
         self.save_dir, self.save_interval, self.keep_max = save_dir, save_interval, keep_checkpoint_max
         self.seed, self.log_iters, self.on_nan = seed, log_iters, on_nan
+        self.loader_timeout = options.get('loader_timeout', HANG_SECONDS)
         self.evaluate, self.run_log, self.early_stop = evaluate, run_log, options.get('early_stop')
         self.rank, self.world_size = paddle.distributed.get_rank(), paddle.distributed.get_world_size()
         self.images_per_step = batch_size * accum_steps * self.world_size
@@ -85,9 +87,9 @@ class Trainer:
                              self.rank, self.world_size, self.seed)
         self.model.train()
         with StopRequest() as stop, logging_redirect_tqdm(), self._bar(start) as bar:
-            if self.evaluate and not state['evaluated']:  # killed between saving and evaluation
-                self._evaluate(self._latest())
-            batches = training_batches(self.dataset, stream, self.num_workers)
+            if not state['evaluated']:  # killed between saving and evaluation
+                self._make_up_for_evaluation()
+            batches = training_batches(self.dataset, stream, self.num_workers, self.loader_timeout)
             meter.restart()
             for iteration in range(start + 1, self.iters + 1):
                 if self._early_stop():
@@ -134,9 +136,10 @@ class Trainer:
         before = [value.clone() for value in statistics]
         loss, parts = self.gradient_step.backward(micro_batches)
         finite = self.gradient_step.is_finite(loss)
-        broken, stopping = self._any_process(not finite, stop.signum > 0)
-        if broken:
-            self._not_finite(iteration, loss, finite)
+        losses, broken, stops = self._of_all_processes(loss, float(not finite), float(stop.signum > 0))
+        stopping = bool(stops.any())
+        if broken.any():
+            self._not_finite(iteration, losses)
             self.gradient_step.drop()
             for statistic, value in zip(statistics, before):  # batch norm has averaged in the bad batch
                 statistic.set_value(value)
@@ -148,11 +151,9 @@ class Trainer:
         self.optimizer._learning_rate.step()
         return loss, parts, stopping
 
-    def _not_finite(self, iteration: int, loss: float, finite: bool) -> None:
-        """Log a dropped step, or raise UserError with the files of its batch."""
-        files = [str(path) for epoch, index in self._samples(iteration) for path in self._files(epoch, index)]
-        where = 'another process' if finite else ', '.join(files)
-        text = f'iteration {iteration}: expected a finite loss and gradient, found loss {loss:g} with the batch {where}'
+    def _not_finite(self, iteration: int, losses: np.ndarray) -> None:
+        """Log a dropped step, or raise UserError with the files of the broken batches. losses: of all processes."""
+        text = f'iteration {iteration}: expected a finite loss and gradient, found {self._broken(iteration, losses)}'
         self.state['skipped'] += 1
         if self.on_nan == 'skip' and self.state['skipped'] < MAX_SKIPPED:
             logger.warning('%s; step dropped (%d in a row)', text, self.state['skipped'])
@@ -162,21 +163,36 @@ class Trainer:
         raise UserError(f'{text}{tried}; last good checkpoint: {good or "none"}; look at these files, lower '
                                  'the learning rate, or drop such steps with --on_nan skip')
 
-    def _samples(self, iteration: int) -> list[tuple[int, int]]:
+    def _broken(self, iteration: int, losses: np.ndarray) -> str:
+        """Whose loss is not finite, and the files of their batches. Gradients arrive as the mean over the processes, in
+        which one that is not finite cannot be traced: then all are named."""
+        ranks = np.flatnonzero(~np.isfinite(losses))
+        gradient = '' if len(ranks) else ' and a gradient that is not finite'
+        names = []
+        for rank in ranks if len(ranks) else range(self.world_size):
+            files = ', '.join(str(path) for sample in self._samples(iteration, rank) for path in self._files(*sample))
+            process = f' of process {rank}' if self.world_size > 1 else ''
+            names.append(f'loss {losses[rank]:g}{process}{gradient} with the batch {files}')
+        return ' and '.join(names)
+
+    def _samples(self, iteration: int, rank: int) -> list[tuple[int, int]]:
+        """(epoch, index) of every sample that a process sees in an iteration."""
         stream = EpochStream(self.dataset, self.batch_size, iteration * self.accum_steps,
-                             (iteration - 1) * self.accum_steps, self.rank, self.world_size, self.seed)
+                             (iteration - 1) * self.accum_steps, rank, self.world_size, self.seed)
         return [sample for batch in stream for sample in batch]
 
     def _files(self, epoch: int, index: int) -> Sequence[str | None]:
         return self.dataset.files(epoch, index)[:1] if hasattr(self.dataset, 'files') else [f'sample {index}']
 
-    def _any_process(self, *flags: bool) -> Sequence[bool]:
-        """Each flag, true on all processes if true on one: they stop, drop and fail together."""
+    def _of_all_processes(self, *values: float) -> np.ndarray:
+        """(values, processes): what each process passed. One exchange; they stop, drop and fail together."""
+        table = np.zeros([len(values), self.world_size], np.float32)
+        table[:, self.rank] = values
         if self.world_size == 1:
-            return flags
-        shared = paddle.to_tensor([int(flag) for flag in flags])
-        paddle.distributed.all_reduce(shared, paddle.distributed.ReduceOp.MAX)
-        return [bool(flag) for flag in shared.numpy()]
+            return table
+        shared = paddle.to_tensor(table)
+        paddle.distributed.all_reduce(shared)  # the sum: a value that is not finite stays in its place
+        return shared.numpy()
 
     # ---------------------------------------------------------------- log, save, evaluate
 
@@ -200,6 +216,14 @@ class Trainer:
             self._wait_for_all()
         if due and not stopping:
             self._evaluate(folder)
+
+    def _make_up_for_evaluation(self) -> None:
+        """The evaluation that a kill has prevented; only a line in the log if the run continues without evaluations."""
+        if self.evaluate:
+            self._evaluate(self._latest())
+        else:
+            logger.info('the evaluation of iteration %d is skipped: it was interrupted, and this run has no --do_eval',
+                        self.state['iteration'])
 
     def _evaluate(self, folder: Path | None) -> None:
         state, iteration = self.state, self.state['iteration']

@@ -25,9 +25,17 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
     assert path.read_bytes() == b'old' and list(tmp_path.iterdir()) == [path]
 
 
-def test_written_files_have_the_usual_permissions(tmp_path):
-    write_atomically(tmp_path / 'sub' / 'a', b'x')
-    (tmp_path / 'b').write_bytes(b'x')
+@pytest.mark.parametrize('mask', [0o022, 0o027, 0o077])
+def test_written_files_have_the_usual_permissions(tmp_path, monkeypatch, mask):
+    """And the umask, which belongs to all threads of the process, is not touched."""
+    before = os.umask(mask)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, 'umask', lambda _: pytest.fail('another thread may write a file now'))
+            write_atomically(tmp_path / 'sub' / 'a', b'x')
+        (tmp_path / 'b').write_bytes(b'x')
+    finally:
+        os.umask(before)
     assert (tmp_path / 'sub' / 'a').stat().st_mode == (tmp_path / 'b').stat().st_mode
 
 

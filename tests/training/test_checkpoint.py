@@ -61,6 +61,28 @@ def test_only_the_newest_are_kept(tmp_path):
     assert json.loads((tmp_path / 'iter_11' / 'state.json').read_text())['iteration'] == 11
 
 
+def test_a_damaged_newer_checkpoint_does_not_cost_the_one_just_written(tmp_path):
+    model, optimizer = build()
+    for iteration in (1, 9):
+        checkpoint.save(tmp_path, iteration, model, optimizer, {}, 5)
+    (tmp_path / 'iter_9' / 'state.json').unlink()
+    assert checkpoint.save(tmp_path, 2, model, optimizer, {}, 1).is_dir()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['iter_2', 'iter_9']
+
+
+def test_continuing_below_newer_checkpoints_is_refused(tmp_path):
+    model, optimizer = build()
+    for iteration in (1, 2):
+        checkpoint.save(tmp_path / 'run', iteration, model, optimizer, {}, 5)
+    older = tmp_path / 'run' / 'iter_1'
+    with pytest.raises(ValueError, match=r'iter_1: expected no newer checkpoint than iteration 1 in --save_dir '
+                                         r'.*run, found iter_2; continue from it with --resume auto, or choose'):
+        checkpoint.check_newest(tmp_path / 'run', older)
+    checkpoint.check_newest(tmp_path / 'run', tmp_path / 'run' / 'iter_2')
+    checkpoint.check_newest(tmp_path / 'other', older)
+    checkpoint.check_newest(tmp_path / 'run', tmp_path / 'nothing')  # refused by resume()
+
+
 def test_a_failed_write_leaves_the_earlier_checkpoints(tmp_path, monkeypatch):
     model, optimizer = build()
     checkpoint.save(tmp_path, 1, model, optimizer, {}, 1)

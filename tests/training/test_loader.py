@@ -1,6 +1,7 @@
 """Worker processes that fail, die or hang: one line with the file, soon."""
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from common.errors import UserError
 from datasets.sampling import EpochStream
 from tests.conftest import PATIENCE
+from training import loader
 from training.loader import training_batches
 
 
@@ -92,3 +94,67 @@ def test_a_worker_that_dies_or_hangs_is_reported_with_its_file(fault, word, seco
     with pytest.raises(ValueError, match=f'{word} while reading .*/data/image_5.png, /data/label_5.png'):
         read_all(fault, hang_seconds=seconds)
     assert time.monotonic() - start < PATIENCE
+
+
+def test_a_hang_names_the_option_for_slow_disks():
+    with pytest.raises(ValueError, match='if only the disk is slow, raise options.loader_timeout above 2 seconds'):
+        read_all(hang, hang_seconds=2)
+    with pytest.raises(ValueError, match='options.loader_timeout: expected seconds above 0, found 0'):
+        read_all(hang_seconds=0)
+
+
+@pytest.mark.parametrize('num_workers', [0, 1])
+def test_samples_that_do_not_fit_together(monkeypatch, num_workers):
+    monkeypatch.setattr(loader, 'default_collate_fn', lambda samples: samples[len(samples)])
+    with pytest.raises(RuntimeError, match='IndexError: list index out of range'):
+        read_all(num_workers=num_workers)
+
+
+def test_a_failure_of_the_reader_thread_is_not_taken_for_a_dead_worker(monkeypatch, capfd):
+    def broken(_):
+        raise ZeroDivisionError('CUDA error 700')
+
+    monkeypatch.setattr(loader, '_collate', broken)
+    with pytest.raises(RuntimeError, match=r'^batch 1: (.|\n)*CUDA error 700') as error:
+        read_all(num_workers=1)
+    assert isinstance(error.value.__cause__, ZeroDivisionError)
+    assert 'Traceback' not in capfd.readouterr().err
+
+
+def test_what_paddle_says_of_anything_else_is_not_taken_for_a_dead_worker(monkeypatch):
+    def failing(_):
+        raise OSError('(External) CUDA error(700), an illegal memory access was encountered.')
+        yield
+
+    monkeypatch.setattr(paddle.io.DataLoader, '__iter__', failing)
+    with pytest.raises(OSError, match='illegal memory access'):
+        read_all()
+
+
+def test_other_threads_keep_their_tracebacks(monkeypatch):
+    seen = []
+    monkeypatch.setattr(threading, 'excepthook', lambda arguments: seen.append(arguments.exc_type))
+    dataset = Images()
+    batches = training_batches(dataset, EpochStream(dataset, 2, 4, seed=1), 0)
+    next(batches)
+    thread = threading.Thread(target=lambda: {}['nothing'])
+    thread.start()
+    thread.join()
+    batches.close()
+    assert seen == [KeyError]
+
+
+def test_the_default_number_of_workers():
+    assert [loader.default_workers(cores, on_gpu=True) for cores in (1, 2, 6, 64)] == [0, 1, 5, 8]
+    assert [loader.default_workers(cores, on_gpu=False) for cores in (1, 2, 64)] == [0, 1, 1]
+
+
+def test_workers_do_not_start_threads_of_opencv():
+    class Threads(Images):
+        def __getitem__(self, index):
+            import cv2
+            return {'img': np.zeros([3, 2, 2], 'float32'), 'label': np.full([2, 2], cv2.getNumThreads(), 'int64')}
+
+    dataset = Threads()
+    for batch in training_batches(dataset, EpochStream(dataset, 2, 4, seed=1), 1):
+        assert batch['label'].numpy().max() == 1

@@ -75,9 +75,10 @@ def test_the_best_score_survives_a_resume(tmp_path):
     assert not (tmp_path / 'best_model').exists()
 
 
-def test_a_pending_evaluation_needs_do_eval(tmp_path):
-    state = run(Dots(), tmp_path, iters=3, batch_size=1, resumed={'iteration': 2, 'evaluated': False})
-    assert state['iteration'] == 3 and state['best_iteration'] == -1
+def test_a_missing_evaluation_is_skipped_if_the_run_continues_without(tmp_path, caplog):
+    with caplog.at_level(logging.INFO):
+        state = run(Dots(), tmp_path, iters=3, batch_size=1, resumed={'iteration': 2, 'evaluated': False})
+    assert 'the evaluation of iteration 2 is skipped' in caplog.text and state['evaluated']
 
 
 @pytest.mark.parametrize('num_workers', [0, 1])
