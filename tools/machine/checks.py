@@ -1,4 +1,5 @@
 """The checks, each in a process of its own: its peak memory is its own, and a crash or a hang ends only itself."""
+import contextlib
 import importlib
 import os
 import signal
@@ -11,21 +12,13 @@ from functools import partial
 from pathlib import Path
 
 from tools.machine.environment import Facts, visible_cards
-from tools.machine.rows import (
-    FAILED,
-    NOT_RUN,
-    Row,
-    Settings,
-    append,
-    is_out_of_memory,
-    one_line,
-    read,
-)
+from tools.machine.rows import FAILED, NOT_RUN, Row, Settings, append, is_out_of_memory, one_line, read
 
 SCRIPT = Path(__file__).resolve().parents[1] / 'check_machine.py'
 HALF = {'fp16': 70, 'bf16': 80}  # least compute capability that computes in it
 NO_TF32 = {'NVIDIA_TF32_OVERRIDE': '0'}
 PATIENCE = 1200  # seconds
+LONG = ('resume', 'commands', 'inference openvino bf16', 'inference onnxruntime fp32')
 
 
 @dataclass(frozen=True)
@@ -54,8 +47,7 @@ def step_check(precision: str, recompute: bool, batch: int = 1) -> Check:
 
 
 CHECKS = {
-    'kernels': Check('network_checks:kernels'),
-    'losses': Check('loss_checks:losses'),
+    'losses': Check('network_checks:kernels_and_losses'),
     'network': Check('network_checks:network', environment=NO_TF32),
     'tensor cores': Check('network_checks:tensor_cores'),
     **{step_name(precision, recompute): step_check(precision, recompute)
@@ -93,7 +85,7 @@ def unfit(name: str, settings: Settings, facts: Facts) -> str:
             return 'OpenVINO runs on the CPU; use --device cpu'
         if words[2] == 'bf16' and 'bf16' not in _processor_flags():
             return 'this processor does not compute in bf16'
-    return 'left out by --quick' if settings.quick and name in ('commands', 'inference openvino bf16') else ''
+    return 'left out by --quick' if settings.quick and name in LONG else ''
 
 
 def _processor_flags() -> str:
@@ -163,10 +155,8 @@ def _wait(process: subprocess.Popen) -> str:
 
 def _end(process: subprocess.Popen) -> None:
     """The group that this process was started with, which is its own."""
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     process.wait()
 
 

@@ -17,6 +17,7 @@ from tools.machine.rows import NOT_RUN, Row, Settings, judged
 from training.run_log import peak_memory
 
 WEIGHTS, LOGITS, CONDITIONS = 'inference.pdparams', 'inference_logits.npy', 'inference_conditions.json'
+PRECISIONS = {'cpu': ('fp32', 'bf16'), 'gpu': ('fp32', 'fp16', 'bf16')}  # of any backend there
 
 
 def timed(function: Callable[[], Any], rounds: int) -> tuple[float, Any]:
@@ -45,7 +46,7 @@ def plain(settings: Settings) -> Iterator[Row]:
                  if np.isfinite(logits).all() else 'not finite', seconds=seconds, peak_gb=peak_memory())
     small = networks.picture(settings.small, settings.seed + 1)
     found = networks.conditions(lambda x: networks.outputs_of(model, x), model, small,
-                                networks.outputs_of(model, small), networks.largest, ('fp32', 'fp16', 'bf16'))
+                                networks.outputs_of(model, small), networks.largest, PRECISIONS[settings.device])
     (folder / CONDITIONS).write_text(json.dumps(found))
 
 

@@ -5,7 +5,8 @@ import numpy as np
 import paddle
 
 from tools.machine import networks
-from tools.machine.rows import Row, Settings, judged, one_line
+from tools.machine.loss_checks import losses as loss_rows
+from tools.machine.rows import FAILED, Row, Settings, judged, one_line
 from training.gradient_step import DTYPES, GradientStep
 
 
@@ -20,6 +21,12 @@ def kernels(settings: Settings) -> Iterator[Row]:
         found = float(y.mean())
         yield judged(f'a convolution on {device}', found == 72, '72', f'{found:g}')
     paddle.set_device(devices[0])
+
+
+def kernels_and_losses(settings: Settings) -> Iterator[Row]:
+    """What everything else is made of."""
+    yield from kernels(settings)
+    yield from loss_rows(settings)
 
 
 def set_threads(count: int) -> None:
@@ -63,8 +70,9 @@ def network(settings: Settings, precisions: tuple[str, ...] = ('fp32',)) -> Iter
         batch = {'img': paddle.to_tensor(x), 'label': paddle.to_tensor(labels)}
         return training_gradient(settings, model, losses, batch, precision)[1]
 
-    plain_logits, plain_gradient = logits(image), gradient(images)
+    plain_logits = logits(image)
     of_logits = networks.conditions(logits, model, image, plain_logits, networks.largest, precisions)
+    plain_gradient = gradient(images)  # after the logits, because training moves batch norm's statistics
     of_gradient = networks.conditions(gradient, model, images, plain_gradient, networks.in_norm, precisions)
     set_threads(cores)
     paddle.set_device(device)
@@ -88,7 +96,7 @@ def tensor_cores(settings: Settings) -> Iterator[Row]:
         try:
             yield from network(settings, (precision,))
         except Exception as error:
-            yield Row(f'logits and gradients, {precision}', status='FAILED', reason=one_line(error))
+            yield Row(f'logits and gradients, {precision}', status=FAILED, reason=one_line(error))
 
 
 def _row(name: str, off: float, condition: float, precision: str) -> Row:

@@ -99,24 +99,24 @@ def read(path: Path) -> list[Row]:
 
 
 HEAD = ('check', 'expected', 'found', 's', 'peak GiB', 'result')
-WIDTHS = (44, 32, 34, 8, 8, 8)
-
-
-def _cells(row: Row) -> Sequence[str]:
-    return (row.name, row.expected, row.found, '' if row.seconds is None else f'{row.seconds:.3f}',
-            '' if row.peak_gb is None else f'{row.peak_gb:.2f}', row.status)
+WIDTHS = (46, 29, 32, 8, 8, 8)
+NUMBERS = (3, 4)
 
 
 def line(cells: Sequence[str]) -> str:
     """A line of the table; numbers to the right."""
-    parts = [f'{cell:>{width}}' if i in (3, 4) else f'{cell:{width}}' for i, (cell, width) in
-             enumerate(zip(cells, WIDTHS))]
-    return '  '.join(parts).rstrip()
+    return '  '.join(f'{cell:>{width}}' if i in NUMBERS else f'{cell:{width}}'
+                     for i, (cell, width) in enumerate(zip(cells, WIDTHS))).rstrip()
 
 
 def lines(rows: Iterable[Row]) -> Iterable[str]:
-    """The table's lines, without its head; a reason is a line of its own, indented."""
+    """The table's lines, without its head. The reason of a failure is a line of its own, indented; that of a check that
+    was not run stands in its place."""
     for row in rows:
-        yield line(_cells(row))
+        numbers = ['' if x is None else f'{x:.{digits}f}' for x, digits in ((row.seconds, 3), (row.peak_gb, 2))]
+        if row.status == NOT_RUN:
+            yield f'{row.name:{WIDTHS[0]}}  not run: {row.reason}'
+            continue
+        yield line((row.name, row.expected, row.found, *numbers, row.status))
         if row.reason:
             yield f'    {row.reason}'

@@ -118,15 +118,15 @@ def launcher(settings: Settings) -> Iterator[Row]:
         yield Row('all GPUs under the launcher', status=NOT_RUN, reason='one GPU; this takes two or more')
         return
     what = f'{settings.processes} {"GPUs" if settings.device == "gpu" else "processes"}'
-    kinds = {'frozen': f'{what} against one, fixed statistics'}
+    kinds = {'frozen': f'{what} as one with all images'}
     if settings.device == 'gpu':
-        kinds['sync'] = f'{what} against one, SyncBatchNorm against a large batch'
+        kinds['sync'] = f'{what}, SyncBatchNorm'
     for kind, name in kinds.items():
         exchange(settings, kind)
         seconds = launched(f'exchange {kind}', settings)
         yield from _compared(settings, kind, name, seconds)
     if settings.device == 'cpu':
-        yield Row('SyncBatchNorm against a large batch', status=NOT_RUN, reason='Paddle has it for GPUs only')
+        yield Row('SyncBatchNorm as a large batch', status=NOT_RUN, reason='Paddle has it for GPUs only')
     if not settings.quick:
         launched('step all', settings)
         yield from read(Path(settings.folder) / 'step_all.rows')
@@ -180,7 +180,7 @@ def resume(settings: Settings) -> Iterator[Row]:
     straight = train(settings, 'straight')
     resumed = train(settings, 'resumed', '--resume_model', straight / f'iter_{HALF}')
     expected, found = (files_of(folder / f'iter_{ITERS}') for folder in (straight, resumed))
-    row = judged('train.py resumed, against never interrupted', bool(expected) and found == expected, 'the same bits',
+    row = judged('train.py resumed as never interrupted', bool(expected) and found == expected, 'the same bits',
                  'the same bits' if found == expected else 'other bits')
     if row.status != PASSED:
         again = files_of(train(settings, 'again') / f'iter_{ITERS}')
