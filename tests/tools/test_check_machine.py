@@ -156,8 +156,8 @@ def test_a_good_machine_has_no_problems(facts):
     (replace(GOOD, shm_free=1 * GB, gpus=8), '--shm-size=6g'),
     (replace(GOOD, paddle='2.6.2', cuda='11.8', architectures=(61, 70, 75, 80, 86), cards=[
         replace(A100, name='NVIDIA H100', capability=90)]),
-     'NVIDIA H100 is sm_90, but Paddle 2.6.2 (CUDA 11.8) has code for sm_61, sm_70, sm_75, sm_80, sm_86 only ("no kernel '
-     'image is available"); install a build of Paddle that has it'),
+     'NVIDIA H100 is sm_90, but Paddle 2.6.2 (CUDA 11.8) has code for sm_61, sm_70, sm_75, sm_80, sm_86 only ("no '
+     'kernel image is available"); install a build of Paddle that has it'),
     (replace(GOOD, visible='', gpus=0), 'CUDA_VISIBLE_DEVICES is set but empty: no GPU is used, and '
                                         'paddle.distributed.launch fails'),
     (replace(CPU, visible=''), 'CUDA_VISIBLE_DEVICES is set but empty'),
