@@ -34,6 +34,7 @@ NEEDS = {
     'python -u -m paddle.distributed.launch': 'several GPUs; on CPUs: tests/training/test_distributed.py',
     'python -m paddle.distributed.launch': 'several GPUs or processes; on CPUs: tests/training/test_distributed.py',
     'python benchmarks/': 'minutes to hours',
+    'python tools/check_machine.py': 'minutes; tests/tools/test_check_machine.py',
     'python3 -m venv': 'installs; done by make setup',
     '. .venv/bin/activate': 'installs; done by make setup',
     'pip': 'the network',
