@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: setup demo test test-slow test-processors test-elastic lint test-paddle26
+.PHONY: setup demo test test-slow test-gpu test-processors test-elastic lint test-paddle26
 
 setup: $(VENV)/.installed
 
@@ -20,6 +20,10 @@ test: setup
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow
+
+# The checks of tools/check_machine.py as assertions, on a machine with a GPU; skipped by name where there is none.
+test-gpu: setup
+	$(BIN)/python -m pytest -rs tests/gpu
 
 # The tests as other processors, thread counts and orders would run them; see tests/processors.py.
 test-processors: setup

@@ -35,9 +35,10 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
     state = read_state(path)
     if isinstance(state, dict):
         state.pop(NAME_TABLE, None)
-        if not all(isinstance(value, np.ndarray) for value in state.values()):
+        if 'LR_Scheduler' not in state and not all(isinstance(value, np.ndarray) for value in state.values()):
             state = unwrapped(state) or state
-    if not isinstance(state, dict) or not all(isinstance(value, np.ndarray) for value in state.values()):
+    if not isinstance(state, dict) or 'LR_Scheduler' in state \
+            or not all(isinstance(value, np.ndarray) for value in state.values()):
         raise UserError(f'{path}: expected a state dict of arrays, found {type(state).__name__}; '
                         'is it an optimizer state (.pdopt)?')
     return state

@@ -35,6 +35,7 @@ NEEDS = {
     'python -u -m paddle.distributed.launch': 'several GPUs; on CPUs: tests/training/test_distributed.py',
     'python -m paddle.distributed.launch': 'several GPUs or processes; on CPUs: tests/training/test_distributed.py',
     'python -m benchmarks.': 'minutes to hours',
+    'python tools/check_machine.py': 'minutes; tests/tools/test_check_machine.py',
     'python tools/convert_weights.py': 'weights of HRNet-W48; tests/tools/test_convert_weights.py',
     'python3 -m venv': 'installs; done by make setup',
     '. .venv/bin/activate': 'installs; done by make setup',

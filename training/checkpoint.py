@@ -109,7 +109,9 @@ def resume(folder: Folder, model: paddle.nn.Layer, optimizer: paddle.optimizer.O
             if not (folder / name).is_file():
                 raise UserError(f'--resume_model {folder}: expected {name}, found none: the run had this option off; '
                                  'continue as it was started')
-            target.set_state_dict(_tensors(read_state(folder / name, 'a state')))
+            loaded = read_state(folder / name, 'a state')
+            loaded.pop(NAME_TABLE, None)
+            target.set_state_dict(_tensors(loaded))
     return state
 
 
