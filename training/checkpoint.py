@@ -34,7 +34,7 @@ def save(save_dir: Folder, iteration: int, model: paddle.nn.Layer, optimizer: pa
          state: dict[str, Any], keep_max: int, ema: Any = None, scaler: Any = None) -> Path:
     """Write save_dir/iter_{iteration}, then remove the oldest checkpoints beyond keep_max (0 keeps all).
 
-    ema, scaler: objects with state_dict(), or None. Raises FileError with one line if it cannot be written; earlier
+    ema: a training.ema.EMA, scaler: a paddle.amp.GradScaler, or None. Raises FileError with one line if it cannot be written; earlier
     checkpoints stay complete.
     """
     folder = Path(save_dir) / f'iter_{iteration}'
@@ -107,7 +107,11 @@ def resume(folder: Folder, model: paddle.nn.Layer, optimizer: paddle.optimizer.O
             if not (folder / name).is_file():
                 raise UserError(f'--resume_model {folder}: expected {name}, found none: the run had this option off; '
                                  'continue as it was started')
-            target.set_state_dict(_tensors(read_state(folder / name, 'a state')))
+            found_state = read_state(folder / name, 'a state')
+            if name == SCALER:  # Paddle's GradScaler has no set_state_dict, and its state is numbers and one array
+                target.load_state_dict(found_state)
+            else:
+                target.set_state_dict(_tensors(found_state))
     return state
 
 
