@@ -34,8 +34,8 @@ def save(save_dir: Folder, iteration: int, model: paddle.nn.Layer, optimizer: pa
          state: dict[str, Any], keep_max: int, ema: Any = None, scaler: Any = None) -> Path:
     """Write save_dir/iter_{iteration}, then remove the oldest checkpoints beyond keep_max (0 keeps all).
 
-    ema: a training.ema.EMA, scaler: a paddle.amp.GradScaler, or None. Raises FileError with one line if it cannot be written; earlier
-    checkpoints stay complete.
+    ema: a training.ema.EMA, scaler: a paddle.amp.GradScaler, or None. Raises FileError with one line if it cannot be
+    written; earlier checkpoints stay complete.
     """
     folder = Path(save_dir) / f'iter_{iteration}'
     if not damage(folder):

@@ -95,14 +95,14 @@ class Trainer:
                 micro_batches = list(itertools.islice(batches, self.accum_steps))
                 meter.data_arrived()
                 lr = self.optimizer.get_lr()
-                loss, parts, stopping = self._step(iteration, micro_batches, stop)
+                names, values, stopping = self._step(iteration, micro_batches, stop)
                 state['iteration'] = iteration
-                meter.step_done(loss, parts)
+                meter.step_done(names, values)
                 bar.update()
                 if iteration % self.log_iters == 0 or iteration == self.iters:
                     self._log(iteration, lr, meter.summary(self.iters - iteration))
                 if iteration % self.save_interval == 0 or iteration == self.iters or stopping:
-                    state['log'] = meter.sums
+                    state['log'] = meter.sums()
                     self._save_and_evaluate(stopping)
                     meter.restart()
                 if stopping:
@@ -127,16 +127,19 @@ class Trainer:
         return tqdm(total=self.iters, initial=start, desc='train', unit='iter', disable=True if self.rank else None)
 
     def _step(self, iteration: int, micro_batches: list[dict[str, paddle.Tensor]],
-              stop: StopRequest) -> tuple[float, dict[str, float], bool]:
-        """One gradient step; returns (loss, parts, whether all processes stop after it)."""
+              stop: StopRequest) -> tuple[tuple[str, ...], paddle.Tensor, bool]:
+        """One gradient step; returns (names and values as GradientStep.backward, whether all processes stop after it).
+
+        It reads from the device once, whether the step is broken and whether to stop.
+        """
         paddle.seed(_step_seed(self.seed, iteration, self.rank))
         statistics = running_statistics(self.model) if self.on_nan == 'skip' else []
         before = [value.clone() for value in statistics]
-        loss, parts = self.gradient_step.backward(micro_batches)
-        finite = self.gradient_step.is_finite(loss)
-        broken, stopping = self._any_process(not finite, stop.signum > 0)
+        names, values = self.gradient_step.backward(micro_batches)
+        not_finite = self.gradient_step.not_finite(values)
+        broken, stopping = self._any_process(not_finite, stop.signum > 0)
         if broken:
-            self._not_finite(iteration, loss, finite)
+            self._not_finite(iteration, micro_batches, float(values[0]), not bool(not_finite))
             self.gradient_step.drop()
             for statistic, value in zip(statistics, before):  # batch norm has averaged in the bad batch
                 statistic.set_value(value)
@@ -146,10 +149,11 @@ class Trainer:
             if self.ema:
                 self.ema.update(iteration)
         self.optimizer._learning_rate.step()
-        return loss, parts, stopping
+        return names, values, stopping
 
-    def _not_finite(self, iteration: int, loss: float, finite: bool) -> None:
-        """Log a dropped step, or raise UserError with the files of its batch."""
+    def _not_finite(self, iteration: int, batches: list[dict[str, paddle.Tensor]], loss: float, finite: bool) -> None:
+        """Log a dropped step, or raise UserError with the files of its batch, or with its labels outside the range."""
+        self.gradient_step.check_labels(batches)
         files = [str(path) for epoch, index in self._samples(iteration) for path in self._files(epoch, index)]
         where = 'another process' if finite else ', '.join(files)
         text = f'iteration {iteration}: expected a finite loss and gradient, found loss {loss:g} with the batch {where}'
@@ -170,13 +174,14 @@ class Trainer:
     def _files(self, epoch: int, index: int) -> Sequence[str | None]:
         return self.dataset.files(epoch, index)[:1] if hasattr(self.dataset, 'files') else [f'sample {index}']
 
-    def _any_process(self, *flags: bool) -> Sequence[bool]:
+    def _any_process(self, broken: paddle.Tensor, stopping: bool) -> tuple[bool, bool]:
         """Each flag, true on all processes if true on one: they stop, drop and fail together."""
         if self.world_size == 1:
-            return flags
-        shared = paddle.to_tensor([int(flag) for flag in flags])
+            return bool(broken), stopping
+        shared = paddle.stack([broken.astype('int64'), paddle.full([], int(stopping), 'int64')])
         paddle.distributed.all_reduce(shared, paddle.distributed.ReduceOp.MAX)
-        return [bool(flag) for flag in shared.numpy()]
+        first, second = shared.numpy()
+        return bool(first), bool(second)
 
     # ---------------------------------------------------------------- log, save, evaluate
 
