@@ -117,7 +117,7 @@ def freeze_batch_norm(model: paddle.nn.Layer) -> None:
     """Normalise with the running statistics in training, too; statistics, scale and bias stay constant."""
     for layer in _batch_norms(model):
         layer._use_global_stats = True
-        if type(layer) is paddle.nn.SyncBatchNorm:  # its forward has no such setting, and needs no other process
+        if issubclass(type(layer), paddle.nn.SyncBatchNorm):  # its forward has no such setting
             layer.forward = functools.partial(_with_running_statistics, layer)
         for parameter in layer.parameters():
             parameter.stop_gradient = True

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import paddle
 
+from common import gpu
 from common.errors import UserError
 from inference import memory
 from inference.backends.paddle_backend import PaddleExecutor
@@ -55,6 +56,7 @@ def create(builder: Any, model_path: str | os.PathLike, backend: str = 'auto', p
         packages = BACKENDS[backend].packages if backend in BACKENDS else ('-r requirements.txt',)
         raise UserError(f'--backend {backend}: expected one that is installed ({", ".join(available)}), found none of '
                         f'that name; pip install {" ".join(packages)}')
+    gpu.allow_tf32(precision == 'tf32')
     model = builder.model
     if not _supports_fusion(model):
         if backend not in ('auto', 'paddle') or precision != 'fp32':

@@ -10,7 +10,7 @@ from inference.paddle_operations import Dtype, PaddleOps
 from models.mscale_ocrnet import MscaleOCRNet
 
 CPU_STRIP, GPU_STRIP = 1 << 15, 1 << 18  # pixels of a strip, at the backbone's resolution
-DTYPES: dict[str, Dtype] = {'fp32': 'float32', 'bf16': 'bfloat16', 'fp16': 'float16'}
+DTYPES: dict[str, Dtype] = {'fp32': 'float32', 'tf32': 'float32', 'bf16': 'bfloat16', 'fp16': 'float16'}
 
 
 class PaddleExecutor:

@@ -172,6 +172,8 @@ def test_a_precision_that_is_not_there(builder, weights, backend, text):
         pytest.skip('not installed')
     with pytest.raises(ValueError, match=text):
         backends.create(builder, weights, backend, 'fp16')
+    with pytest.raises(ValueError, match=text):
+        backends.create(builder, weights, backend, 'tf32')
 
 
 def test_another_network_runs_in_paddle_as_it_is(weights):
