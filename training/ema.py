@@ -58,7 +58,9 @@ class EMA:
         state = dict(self._model.state_dict())
         for group, average in zip(self._groups, self._averages):
             parts = average.split([p.size for _, p in group])
-            state.update({name: part.reshape(p.shape) for (name, p), part in zip(group, parts)})
+            for (name, parameter), part in zip(group, parts):
+                state[name] = part.reshape(parameter.shape)
+                state[name].name = parameter.name  # else a running number, which a file would contain
         return state
 
     def set_state_dict(self, state: Mapping[str, paddle.Tensor]) -> None:
