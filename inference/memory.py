@@ -19,6 +19,7 @@ Size = tuple[int, int]  # (H, W)
 GB = 1 << 30
 SMALLEST_STRIP = 1 << 13  # pixels; below that, overlapping rows cost more than smaller strips save
 SMALLEST_WINDOW = 256
+WHOLE = 1 << 30  # pixels of a strip that is any image: inference.plain_network then runs without strips
 # Bytes of temporaries per pixel of a strip in the head of W48 (512 channels), and the backbone's memory relative to its
 # activations. Fitted to the resident memory of OpenVINO, for whole images and windows; for the other two, upper bounds
 # of what benchmarks/inference.py measures.
@@ -128,12 +129,19 @@ def fit(network: NetworkWithFootprint, size: Size, crop_size: Size | None, strid
     window = crop_size or size
     if limit is None:
         need, have = network.base + network.peak(window), available(network.device)
+        if need > have and network.largest_strip >= WHOLE:
+            strip = WHOLE >> 1
+            while strip > SMALLEST_STRIP and network.base + network.peak(window, strip) > have:
+                strip //= 2
+            need = network.base + network.peak(window, strip)
+        else:
+            strip = network.largest_strip
         if need > have:
             logger.warning(
                 'an image of %dx%d at scales %s may need %.1f GB, %.1f GB are there: use --memory_limit %.1f, '
                 '--is_slide, fewer scales (--opts model.n_scales=[0.5,1.0])%s', *window, network.n_scales, need / GB,
                 have / GB, 0.9 * have / GB, ' or --precision fp16' if on_gpu(network.device) else '')
-        return crop_size, stride, network.largest_strip
+        return crop_size, stride, strip
     found = plan_within(network, window, limit)
     if found.window == tuple(window):
         return crop_size, stride, found.strip

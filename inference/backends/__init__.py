@@ -16,6 +16,7 @@ from inference import memory
 from inference.backends.paddle_backend import PaddleExecutor
 from inference.converted import converted
 from inference.fused_network import FusedNetwork
+from inference.plain_network import PlainNetwork
 from models.weights import load_weights
 
 logger = logging.getLogger(__name__)
@@ -84,7 +85,10 @@ def fuse_for_inference(model: Any, precision: str = 'fp32') -> Any:
     """A model in evaluation mode in its fastest form in Paddle, with its current weights; else the model itself."""
     if not _supports_fusion(model):
         return model
-    return FusedNetwork(PaddleExecutor(model, precision), model.n_scales, memory.footprint(model))
+    executor, footprint = PaddleExecutor(model, precision), memory.footprint(model)
+    if memory.on_gpu(executor.device):
+        return PlainNetwork(executor, model, footprint)
+    return FusedNetwork(executor, model.n_scales, footprint)
 
 
 def _supports_fusion(model: Any) -> bool:
