@@ -44,7 +44,7 @@ NEEDS = {
 }
 # Flags of others that the text names.
 OTHERS = {'--no-deps', '--logdir', '--disable-telemetry', '--data-dir', '--listen-client-urls',
-          '--advertise-client-urls', '--help'}
+          '--advertise-client-urls', '--help', '--shm-size', '--ipc'}
 SHELL = {'do', 'then', 'else', 'for', 'done', 'break', 'fi', 'export', 'sleep', 'if', '!', 'while'}
 SHELL_LINE = {'for', 'done', 'break', 'export', 'sleep', 'fi'}  # no program of ours follows
 INLINE = re.compile(r'(?:python3? |make [a-z]|visualdl |pytest |pip install |apt-get |'
@@ -155,7 +155,7 @@ def script_flags(script):
 
 def scripts():
     return [path.relative_to(ROOT).as_posix() for folder in ('', 'tools', 'benchmarks')
-            for path in sorted((ROOT / folder).glob('*.py')) if path.name != 'demo.py']
+            for path in sorted((ROOT / folder).glob('[!_]*.py')) if path.name != 'demo.py']
 
 
 # ---------------------------------------------------------------- what commands say
