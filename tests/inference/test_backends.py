@@ -92,7 +92,8 @@ def test_onnxruntime_takes_what_its_package_offers(builder, weights, monkeypatch
         'TensorrtExecutionProvider', 'CUDAExecutionProvider', 'AzureExecutionProvider', 'CPUExecutionProvider'])
     with caplog.at_level('INFO'):
         backends.create(builder, weights, 'onnxruntime')
-    assert asked and all(given == ['CUDAExecutionProvider', 'CPUExecutionProvider'] for given in asked)
+    expected = [('CUDAExecutionProvider', {'use_tf32': '0'}), 'CPUExecutionProvider']
+    assert asked and all(given == expected for given in asked)
     assert 'network: onnxruntime on CPUExecutionProvider, fp32' in caplog.text
 
 
