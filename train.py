@@ -34,7 +34,8 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument('--use_vdl', action='store_true', help='write curves for VisualDL into --save_dir')
     parser.add_argument('--seed', type=int, default=0, help='seed of weights, data order, augmentation, dropout')
     parser.add_argument('--accum_steps', type=int, default=1, help='micro-batches per update')
-    parser.add_argument('--precision', choices=['fp32', 'fp16', 'bf16'], default='fp32', help='of the network, on GPUs')
+    parser.add_argument('--precision', choices=['fp32', 'tf32', 'fp16', 'bf16'], default='fp32',
+                        help='of the network; all but fp32 on GPUs only')
     parser.add_argument('--recompute', action='store_true', help='activation checkpointing: half the memory, slower')
     parser.add_argument('--on_nan', choices=['stop', 'skip'], default='stop',
                         help='what to do when loss or gradient are not finite')
@@ -72,6 +73,7 @@ def main(argv: Sequence[str]) -> int | None:
     threads = cli.start_paddle()
     import paddle
 
+    from common import gpu
     from common.atomic_io import FolderLock
     from common.builder import Builder
     from common.config import Config
@@ -98,8 +100,9 @@ def main(argv: Sequence[str]) -> int | None:
         checkpoint.check_fresh(args.save_dir)
     elif args.resume_model:
         checkpoint.check_newest(args.save_dir, args.resume_model)
-    if args.deterministic and paddle.get_device() != 'cpu':
-        paddle.set_flags({'FLAGS_cudnn_deterministic': True})
+    gpu.allow_tf32(args.precision == 'tf32')
+    if args.deterministic:
+        gpu.use_deterministic_kernels()
 
     # ---------------------------------------------------------------- the objects
     paddle.seed(args.seed)

@@ -9,7 +9,7 @@ from typing import Any
 from common.errors import FileError, UserError
 
 BACKENDS = ('auto', 'paddle', 'openvino', 'onnxruntime')
-PRECISIONS = ('fp32', 'bf16', 'fp16')
+PRECISIONS = ('fp32', 'tf32', 'bf16', 'fp16')
 
 
 def add_inference_flags(parser: argparse.ArgumentParser, aug_flag: str) -> None:

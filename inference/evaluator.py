@@ -8,6 +8,7 @@ from tqdm import tqdm
 
 from datasets.sampling import shard
 from inference import metrics
+from inference.predictor import Predictor
 from inference.prefetch import prefetch
 
 
@@ -27,19 +28,29 @@ def evaluate(predict: Callable[[Mapping[str, Any]], np.ndarray], dataset: Labell
              num_workers: int = 0) -> dict[str, Any]:
     """Evaluate `predict` (sample -> uint8 (H, W) train ids) on the dataset's labels.
 
+    On a GPU, what a Predictor predicts is counted there, and the counts are read once at the end.
     With several processes, each evaluates its share of the images, and all return the same result. Returns
     inference.metrics.scores of the whole dataset, with the int64 confusion matrix under 'matrix'.
     """
     rank, world_size = paddle.distributed.get_rank(), paddle.distributed.get_world_size()
     matrix = np.zeros([dataset.num_classes] * 2, np.int64)
+    counts: paddle.Tensor | None = None
     indices = shard(len(dataset), rank, world_size)
     with tqdm(total=len(dataset), desc='evaluate', unit='image', disable=True if rank else None) as bar:
         for _, sample, error in prefetch(dataset.__getitem__, indices, num_workers):
             if error is not None:
                 raise error
-            matrix += metrics.confusion_matrix(np.asarray(sample['label']), predict(sample), dataset.num_classes,
-                                               dataset.ignore_index)
+            if isinstance(predict, Predictor) and paddle.get_device() != 'cpu':
+                label = paddle.to_tensor(np.asarray(sample['label']))
+                found = metrics.confusion_on_device(label, predict.train_ids(sample), dataset.num_classes,
+                                                    dataset.ignore_index)
+                counts = found if counts is None else counts + found
+            else:
+                matrix += metrics.confusion_matrix(np.asarray(sample['label']), predict(sample), dataset.num_classes,
+                                                   dataset.ignore_index)
             bar.update(min(world_size, len(dataset) - bar.n))
+    if counts is not None:
+        matrix += counts.numpy()
     if world_size > 1:
         total = paddle.to_tensor(matrix)
         paddle.distributed.all_reduce(total)

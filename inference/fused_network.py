@@ -49,9 +49,9 @@ class FusedNetwork:
 
     def __init__(self, executor: Executor, n_scales: Sequence[float], footprint: memory.Footprint) -> None:
         self.executor, self.n_scales, self.footprint = executor, list(n_scales), footprint
-        self.largest_strip = executor.strip
-        memory.trim()
-        self.base = memory.used()  # once: later it would include leftovers of images
+        self.largest_strip, self.device = executor.strip, executor.device
+        memory.trim(self.device)
+        self.base = memory.used(self.device)  # once: later it would include leftovers of images
 
     def peak(self, size: Sequence[int], strip: int | None = None) -> float:
         """Estimated bytes beyond those of the loaded network, for an image of (H, W)."""
@@ -89,7 +89,7 @@ class FusedNetwork:
 
     def one_scale(self, image: paddle.Tensor, attend: bool) -> tuple[paddle.Tensor, paddle.Tensor | None]:
         """(logits (1, K, h, w), attention (1, 1, h, w) or None), float32 tensors at the backbone's resolution."""
-        memory.trim()  # before the peak of memory
+        memory.trim(self.device)  # before the peak of memory
         executor = self.executor
         finest, *coarser = executor.backbone(image)
         del image  # 0.1 GB at 2048x4096

@@ -1,6 +1,7 @@
 """Estimates of the memory an image needs, and smaller strips and windows where that is too much."""
 import ctypes
 import logging
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ Size = tuple[int, int]  # (H, W)
 GB = 1 << 30
 SMALLEST_STRIP = 1 << 13  # pixels; below that, overlapping rows cost more than smaller strips save
 SMALLEST_WINDOW = 256
+WHOLE = 1 << 30  # pixels of a strip that is any image: inference.plain_network then runs without strips
 # Bytes of temporaries per pixel of a strip in the head of W48 (512 channels), and the backbone's memory relative to its
 # activations. Fitted to the resident memory of OpenVINO, for whole images and windows; for the other two, upper bounds
 # of what benchmarks/inference.py measures.
@@ -58,18 +60,28 @@ def footprint(model: MscaleOCRNet) -> Footprint:
                      layers.classifier.weight.shape[0], 4 * sum(p.size for p in model.parameters()))
 
 
-def used() -> int:
-    """Bytes that this process has resident; on a GPU, what is allocated there."""
-    if paddle.get_device() != 'cpu':
-        return paddle.device.cuda.memory_allocated()
+def on_gpu(device: str) -> bool:
+    """Whether an executor's device is a GPU: 'gpu:0' of Paddle, 'CUDAExecutionProvider' of ONNX Runtime."""
+    return device.lower().startswith(('gpu', 'cuda'))
+
+
+def used(device: str) -> int:
+    """Bytes that this process has resident; for a GPU, what Paddle has allocated there."""
+    if on_gpu(device):
+        return paddle.device.cuda.memory_allocated() if paddle.is_compiled_with_cuda() else 0
     return psutil.Process().memory_info().rss
 
 
-def available() -> int:
-    """Bytes that this process can have in all: what it uses plus what is free, within a container's limit."""
-    if paddle.get_device() != 'cpu':
-        return paddle.device.cuda.get_device_properties().total_memory
-    free = psutil.virtual_memory().available + used()
+def available(device: str) -> float:
+    """Bytes that this process can have in all on a device: what it uses plus what is free, within a container's limit.
+
+    Infinite for a GPU that Paddle cannot see (ONNX Runtime on a GPU, beside a Paddle for CPUs).
+    """
+    if on_gpu(device):
+        gpus = paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count()
+        return paddle.device.cuda.get_device_properties(0 if paddle.get_device() == 'cpu' else None).total_memory \
+            if gpus else math.inf
+    free = psutil.virtual_memory().available + used(device)
     limit = Path('/sys/fs/cgroup/memory.max')
     try:
         return min(free, int(limit.read_text()))
@@ -77,8 +89,13 @@ def available() -> int:
         return free
 
 
-def trim() -> None:
-    """Return freed memory to the system: glibc keeps much of it, and images of many sizes would add up."""
+def trim(device: str) -> None:
+    """Return freed memory to the system: glibc keeps much of it, and images of many sizes would add up.
+
+    Nothing for a GPU, whose arrays are not in this memory: it would cost milliseconds per scale.
+    """
+    if on_gpu(device):
+        return
     malloc_trim = getattr(ctypes.CDLL(None), 'malloc_trim', None) if sys.platform == 'linux' else None
     if malloc_trim is not None:  # musl has none
         malloc_trim(0)
@@ -97,6 +114,7 @@ class NetworkWithFootprint(Protocol):
     n_scales: list[float]
     largest_strip: int
     footprint: Footprint
+    device: str
 
     def peak(self, size: Sequence[int], strip: int | None = None) -> float:
         ...
@@ -110,13 +128,20 @@ def fit(network: NetworkWithFootprint, size: Size, crop_size: Size | None, strid
     """
     window = crop_size or size
     if limit is None:
-        need, have = network.base + network.peak(window), available()
+        need, have = network.base + network.peak(window), available(network.device)
+        if need > have and network.largest_strip >= WHOLE:
+            strip = WHOLE >> 1
+            while strip > SMALLEST_STRIP and network.base + network.peak(window, strip) > have:
+                strip //= 2
+            need = network.base + network.peak(window, strip)
+        else:
+            strip = network.largest_strip
         if need > have:
             logger.warning(
                 'an image of %dx%d at scales %s may need %.1f GB, %.1f GB are there: use --memory_limit %.1f, '
                 '--is_slide, fewer scales (--opts model.n_scales=[0.5,1.0])%s', *window, network.n_scales, need / GB,
-                have / GB, 0.9 * have / GB, ' or --precision fp16' if paddle.get_device() != 'cpu' else '')
-        return crop_size, stride, network.largest_strip
+                have / GB, 0.9 * have / GB, ' or --precision fp16' if on_gpu(network.device) else '')
+        return crop_size, stride, strip
     found = plan_within(network, window, limit)
     if found.window == tuple(window):
         return crop_size, stride, found.strip

@@ -3,6 +3,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import paddle
 
 from common.errors import UserError
 from common.numbers import finite_or_none
@@ -18,6 +19,30 @@ def confusion_matrix(label: np.ndarray, prediction: np.ndarray, num_classes: int
     valid = label != ignore_index
     pairs = label[valid].astype(np.int64) * num_classes + prediction[valid]
     return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
+STRIP = 1 << 18  # pixels counted at once on a device, so that float32 holds every number
+
+
+@paddle.no_grad()
+def confusion_on_device(label: paddle.Tensor, prediction: paddle.Tensor, num_classes: int,
+                        ignore_index: int) -> paddle.Tensor:
+    """As `confusion_matrix` of two tensors, an int64 tensor; nothing is copied to the host.
+
+    A product of one-hot matrices: Paddle's bincount on a GPU reads the range of its input back.
+    """
+    if label.shape != prediction.shape:
+        raise UserError(f'expected a prediction of the size of the label {label.shape}, found {prediction.shape}')
+    classes = paddle.arange(num_classes, dtype='int64')
+    total = paddle.zeros([num_classes, num_classes], 'int64')
+    label, prediction = label.flatten().astype('int64'), prediction.flatten().astype('int64')
+    for start in range(0, label.shape[0], STRIP):
+        rows, columns = label[start:start + STRIP], prediction[start:start + STRIP]
+        valid = (rows != ignore_index).unsqueeze(0)
+        actual = ((classes.unsqueeze(1) == rows.unsqueeze(0)) & valid).astype('float32')
+        predicted = (classes.unsqueeze(0) == columns.unsqueeze(1)).astype('float32')
+        total += paddle.matmul(actual, predicted).astype('int64')
+    return total
 
 
 def scores(matrix: np.ndarray) -> dict[str, Any]:

@@ -62,15 +62,57 @@ def softmax_statistics(logits: paddle.Tensor, labels: paddle.Tensor, ignore_inde
         ignore_index (int): the label of void pixels, which contribute nothing.
 
     Raises:
-        UserError: shapes that do not fit, labels that are not integers or lie outside the classes. The range check
-            synchronises with the device once.
+        UserError: shapes that do not fit, labels that are not integers; on a CPU also labels outside of the classes.
+            On a GPU, where the check would wait for the device, these make every loss NaN (see `check_range`).
     """
-    labels = _checked_labels(logits, labels, ignore_index)
+    labels = _checked_labels(logits, labels)
     num_classes = logits.shape[1]
+    on_host = is_on_host(logits)
+    if on_host:
+        check_range(labels, num_classes, ignore_index)
+    else:
+        outside = _outside(labels, num_classes, ignore_index)
+        labels = paddle.where(outside, paddle.full_like(labels, ignore_index), labels)
     nll, probability, intersection = _Statistics.apply(logits, labels, ignore_index)
     bins = paddle.where(labels == ignore_index, paddle.full_like(labels, num_classes), labels).flatten()
-    count = paddle.bincount(bins, minlength=num_classes + 1)[:num_classes].astype(nll.dtype)
+    count = _sums_by_class(bins, None, num_classes).astype(nll.dtype)
+    if not on_host:
+        broken = paddle.where(outside.any(), paddle.full([], float('nan'), nll.dtype), paddle.zeros([], nll.dtype))
+        nll, count = nll + broken, count + broken
     return SoftmaxStatistics(nll, probability, intersection, count)
+
+
+def is_on_host(x: paddle.Tensor) -> bool:
+    """Whether reading a value of x costs nothing. On a device, a read waits for all work that was started before."""
+    return x.place.is_cpu_place()
+
+
+def check_range(labels: paddle.Tensor, num_classes: int, ignore_index: int) -> None:
+    """UserError if labels are neither a class nor ignore_index."""
+    outside = _outside(labels, num_classes, ignore_index)
+    if outside.any():
+        found = sorted(set(labels.masked_select(outside).numpy().tolist()))
+        raise UserError(f'labels: expected ids 0..{num_classes - 1} or {ignore_index} (void), found {found[:5]}; '
+                         'map the label files to train ids')
+
+
+def _outside(labels: paddle.Tensor, num_classes: int, ignore_index: int) -> paddle.Tensor:
+    return (labels != ignore_index) & ((labels < 0) | (labels >= num_classes))
+
+
+def _sums_by_class(bins: paddle.Tensor, weights: paddle.Tensor | None, num_classes: int) -> paddle.Tensor:
+    """(num_classes,), the sum of the float64 weights (None: the number) of each class's entries; others are left out.
+
+    On a GPU Paddle's bincount reads the range of its input back to the host, and adds in an order that varies.
+    """
+    if is_on_host(bins):
+        return paddle.bincount(bins, weights=weights, minlength=num_classes + 1)[:num_classes]
+    total = paddle.zeros([num_classes], 'float64')
+    classes = paddle.arange(num_classes, dtype=bins.dtype).unsqueeze(1)
+    for start in range(0, bins.shape[0], GPU_STRIP):
+        one_hot = (classes == bins[start:start + GPU_STRIP]).astype('float64')
+        total += one_hot.sum(axis=1) if weights is None else paddle.matmul(one_hot, weights[start:start + GPU_STRIP])
+    return total
 
 
 class _Statistics(PyLayer):
@@ -111,7 +153,7 @@ class _Statistics(PyLayer):
         # float64, because a large class adds up millions of probabilities one after the other.
         p_target = valid.astype('float64') * paddle.exp(-nll).astype('float64')
         bins = paddle.where(valid, labels, paddle.zeros_like(labels)).flatten()
-        intersection = paddle.bincount(bins, weights=p_target.flatten(), minlength=num_classes)
+        intersection = _sums_by_class(bins, p_target.flatten(), num_classes)
         ctx.save_for_backward(logits, labels, normalizer)
         ctx.ignore_index = ignore_index
         return nll, probability.astype(dtype), intersection.astype(dtype)
@@ -177,22 +219,15 @@ def _work_dtype(logits: paddle.Tensor) -> Literal['float32', 'float64']:
     return 'float64' if logits.dtype == paddle.float64 else 'float32'
 
 
-def _checked_labels(logits: paddle.Tensor, labels: paddle.Tensor, ignore_index: int) -> paddle.Tensor:
+def _checked_labels(logits: paddle.Tensor, labels: paddle.Tensor) -> paddle.Tensor:
     """Labels as int64 (N, H*W)."""
     if logits.ndim != 4:
         raise UserError(f'logits: expected shape (N, C, H, W), found {tuple(logits.shape)}; pass one output at a time')
-    num_images, num_classes, height, width = logits.shape
+    num_images, _, height, width = logits.shape
     if tuple(labels.shape) not in ((num_images, height, width), (num_images, 1, height, width)):
         raise UserError(f'labels: expected shape {(num_images, height, width)} to go with logits '
                          f'{tuple(logits.shape)}, found {tuple(labels.shape)}; resize the logits to the labels')
     if labels.dtype not in (paddle.int64, paddle.int32, paddle.int16, paddle.uint8, paddle.int8):
         raise UserError(f'labels: expected integer class ids, found dtype {labels.dtype}; use int64')
     labels = labels.reshape([num_images, -1])
-    if labels.dtype != paddle.int64:
-        labels = labels.astype('int64')
-    outside = (labels != ignore_index) & ((labels < 0) | (labels >= num_classes))
-    if outside.any():
-        found = sorted(set(labels.masked_select(outside).numpy().tolist()))
-        raise UserError(f'labels: expected ids 0..{num_classes - 1} or {ignore_index} (void), found {found[:5]}; '
-                         'map the label files to train ids')
-    return labels
+    return labels if labels.dtype == paddle.int64 else labels.astype('int64')

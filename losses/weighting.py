@@ -8,7 +8,7 @@ import paddle
 from common.errors import UserError
 
 from .layers import StatisticsLoss
-from .statistics import SoftmaxStatistics, softmax_statistics
+from .statistics import SoftmaxStatistics, check_range, softmax_statistics
 
 
 def weighted_losses(logits_list: Sequence[paddle.Tensor], labels: paddle.Tensor,
@@ -59,6 +59,13 @@ def weighted_losses(logits_list: Sequence[paddle.Tensor], labels: paddle.Tensor,
             total = total + coef * part_coef * value
             values[_name(part, output, values)] = value.detach()
     return total, values
+
+
+def check_labels(num_classes: int, labels: paddle.Tensor, losses: Mapping[str, Any]) -> None:
+    """UserError if a loss of this package would meet labels outside of the classes. Reads from the device."""
+    for index in {part.ignore_index for layer in losses['types'] for part, _ in _parts(layer)
+                  if isinstance(part, StatisticsLoss)}:
+        check_range(labels, num_classes, index)
 
 
 def _parts(layer: Any) -> list[tuple[Any, float]]:

@@ -4,6 +4,14 @@ backward pass (Chen et al., "Training Deep Nets with Sublinear Memory Cost", 201
 Why not Paddle's `fleet.utils.recompute`: its reentrant variant accumulates into the parameters from within the backward
 pass, which paddle.DataParallel mistakes for a second gradient when a parameter is used at two scales; its other variant
 does not run on a CPU with Paddle 2.6; and both update the running statistics of batch norm twice.
+
+On several GPUs, the second forward pass repeats SyncBatchNorm's collectives within the backward pass, between those of
+DataParallel, on the same communicator. NCCL needs their order to be the same on all processes. It is: all are issued by
+the one thread that runs the backward pass; Paddle runs the nodes of a graph in an order that follows from the graph
+alone, and the graph is the same on all, because no step of the network depends on values; DataParallel starts its
+groups of gradients by number, each when its last gradient is there; and paddle.grad, here, ends at a segment's inputs
+and parameters without running the hooks of DataParallel, which see a segment's gradients when it is done. With mixed
+precision it is the same, as the second pass has the level and dtype of the first.
 """
 import contextlib
 from collections.abc import Callable, Iterator, Sequence

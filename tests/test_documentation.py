@@ -47,7 +47,7 @@ NEEDS = {
 }
 # Flags of others that the text names.
 OTHERS = {'--no-deps', '--logdir', '--disable-telemetry', '--data-dir', '--listen-client-urls',
-          '--advertise-client-urls', '--help',
+          '--advertise-client-urls', '--help', '--shm-size', '--ipc',
           # PaddleSeg's
           '--device', '--amp_level', '--profiler_options', '--data_format', '--repeats', '--use_ema', '--auc_roc'}
 SHELL = {'do', 'then', 'else', 'for', 'done', 'break', 'fi', 'export', 'sleep', 'if', '!', 'while'}
@@ -162,7 +162,7 @@ def script_flags(script):
 
 def scripts():
     return [path.relative_to(ROOT).as_posix() for folder in ('', 'tools', 'benchmarks')
-            for path in sorted((ROOT / folder).glob('*.py')) if path.name not in ('demo.py', '__init__.py')]
+            for path in sorted((ROOT / folder).glob('[!_]*.py')) if path.name != 'demo.py']
 
 
 # ---------------------------------------------------------------- what commands say

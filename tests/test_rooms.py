@@ -23,7 +23,7 @@ OUTSIDE = {'models': {'paddle', 'paddleseg', 'numpy'}, 'losses': {'paddle'},
 PADDLES_OWN = {
     'models/layers.py': {'_mean', '_variance', '_epsilon'},  # of batch norm
     'models/recompute.py': {'_momentum', '_amp_level', '_amp_dtype'},
-    'training/gradient_step.py': {'_BatchNormBase', '_mean', '_variance', '_use_global_stats'},
+    'training/gradient_step.py': {'_BatchNormBase', '_mean', '_variance', '_epsilon', '_use_global_stats'},
     'training/trainer.py': {'_learning_rate'},
 }
 FILES = sorted(p for p in ROOT.rglob('*.py')

@@ -20,7 +20,8 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 if __name__ == '__main__':
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
+    from shared import repository
+    repository.import_from_root()
 
 from common import cli
 from common.atomic_io import write_atomically

@@ -35,8 +35,8 @@ def save(save_dir: Folder, iteration: int, model: paddle.nn.Layer, optimizer: pa
          state: dict[str, Any], keep_max: int, ema: Any = None, scaler: Any = None) -> Path:
     """Write save_dir/iter_{iteration}, then remove the oldest of it and those before it beyond keep_max (0: none).
 
-    ema, scaler: objects with state_dict(), or None. Raises FileError with one line if it cannot be written; earlier
-    checkpoints stay complete.
+    ema: a training.ema.EMA, scaler: a paddle.amp.GradScaler, or None. Raises FileError with one line if it cannot be
+    written; earlier checkpoints stay complete.
     """
     folder = Path(save_dir) / f'iter_{iteration}'
     if not damage(folder):
@@ -110,8 +110,11 @@ def resume(folder: Folder, model: paddle.nn.Layer, optimizer: paddle.optimizer.O
                 raise UserError(f'--resume_model {folder}: expected {name}, found none: the run had this option off; '
                                  'continue as it was started')
             loaded = read_state(folder / name, 'a state')
-            loaded.pop(NAME_TABLE, None)
-            target.set_state_dict(_tensors(loaded))
+            if name == SCALER:  # Paddle's GradScaler has no set_state_dict, and its state is numbers and one array
+                target.load_state_dict(loaded)
+            else:
+                loaded.pop(NAME_TABLE, None)
+                target.set_state_dict(_tensors(loaded))
     return state
 
 

@@ -1,19 +1,19 @@
 """One update of the weights: forward, losses and backward over the micro-batches of a step, and its check."""
 import contextlib
-import math
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import paddle
 
 from common.errors import UserError
-from losses import weighted_losses
+from losses import check_labels, weighted_losses
 
 DTYPES: dict[str, Literal['float16', 'bfloat16']] = {'fp16': 'float16', 'bf16': 'bfloat16'}
 
 
 class GradientStep:
-    """One optimizer step on a list of micro-batches: backward(), is_finite(), then step() or drop().
+    """One optimizer step on a list of micro-batches: backward(), not_finite(), then step() or drop().
 
     model: the network. losses: {'types', 'coef'} as PaddleSeg builds it. The gradient is the mean over the
     micro-batches (and over the processes), so that losses which average over images, like the cross entropies, give
@@ -31,25 +31,40 @@ class GradientStep:
         self._model = paddle.DataParallel(model) if paddle.distributed.get_world_size() > 1 else model
         self._parameters = [p for p in model.parameters() if not p.stop_gradient]
         self._losses = losses
+        self._num_classes = 0  # of the last outputs
         self._dtype = DTYPES.get(precision)
 
-    def backward(self, batches: Sequence[Mapping[str, paddle.Tensor]]) -> tuple[float, dict[str, float]]:
-        """Gradients of the mean loss; returns (loss, {name: loss}), floats, means over the micro-batches."""
-        total = 0.0
-        parts: dict[str, float] = {}
+    def backward(self, batches: Sequence[Mapping[str, paddle.Tensor]]) -> tuple[tuple[str, ...], paddle.Tensor]:
+        """Gradients of the mean loss; returns ('loss', *names of its terms) and their values.
+
+        The values are a float64 tensor, means over the micro-batches. Nothing is read from the device.
+        """
+        names: tuple[str, ...] = ()
+        total: paddle.Tensor | None = None
         for i, batch in enumerate(batches):
             with self._without_sync(last=i == len(batches) - 1):
                 loss, terms = self._loss(batch)
                 loss = loss / len(batches)
                 (self.scaler.scale(loss) if self.scaler else loss).backward()
-            total += float(loss)
-            for name, value in terms.items():
-                parts[name] = parts.get(name, 0.0) + float(value) / len(batches)
-        return total, parts
+            values = [value.detach().reshape([]).astype('float64') for value in (loss, *terms.values())]
+            if len(batches) > 1:  # the loss is divided already, as the gradient needs it
+                number = paddle.full([], len(batches), 'float64')  # a tensor: Paddle multiplies by 1 / a Python number
+                values[1:] = [value / number for value in values[1:]]
+            numbers = paddle.stack(values)
+            total = numbers if total is None else total + numbers
+            names = 'loss', *terms
+        assert total is not None  # there is at least one micro-batch
+        return names, total
+
+    def check_labels(self, batches: Sequence[Mapping[str, paddle.Tensor]]) -> None:
+        """UserError if there are labels outside of the classes: on a GPU they make the loss NaN at first."""
+        for batch in batches:
+            check_labels(self._num_classes, batch['label'], self._losses)
 
     def _loss(self, batch: Mapping[str, paddle.Tensor]) -> tuple[paddle.Tensor, dict[str, paddle.Tensor]]:
         with paddle.amp.auto_cast(enable=self._dtype is not None, level='O1', dtype=self._dtype or 'float16'):
             outputs = self._model(batch['img'])
+        self._num_classes = outputs[0].shape[1]
         return weighted_losses(outputs, batch['label'], self._losses)
 
     def _without_sync(self, last: bool) -> contextlib.AbstractContextManager[Any]:
@@ -58,15 +73,17 @@ class GradientStep:
         return self._model.no_sync() if several and not last else contextlib.nullcontext()
 
     @paddle.no_grad()
-    def is_finite(self, loss: float) -> bool:
-        """Whether loss and gradients are finite; in fp16 the gradients may overflow, and the scaler handles that."""
-        if not math.isfinite(loss):
-            return False
-        if self.scaler:
-            return True
-        # Sums, because they propagate NaN, which Paddle's max on a CPU does not.
-        sums = [p.grad.abs().sum() for p in self._parameters if p.grad is not None]
-        return bool(paddle.isfinite(paddle.stack(sums)).all())
+    def not_finite(self, values: paddle.Tensor) -> paddle.Tensor:
+        """0-d bool on the device: loss or gradient is not finite, given backward()'s values.
+
+        In fp16 the gradients may overflow, and the scaler handles that.
+        """
+        finite = paddle.isfinite(values[0])
+        if not self.scaler:
+            # Sums, because they propagate NaN, which Paddle's max on a CPU does not.
+            sums = [p.grad.abs().sum() for p in self._parameters if p.grad is not None]
+            finite = finite & paddle.isfinite(paddle.stack(sums)).all()
+        return ~finite
 
     def step(self) -> None:
         """Apply the gradients."""
@@ -91,9 +108,16 @@ def _batch_norms(model: paddle.nn.Layer) -> list[Any]:
     return [layer for layer in model.sublayers() if isinstance(layer, paddle.nn.layer.norm._BatchNormBase)]
 
 
+def _with_running_statistics(layer: Any, x: paddle.Tensor) -> paddle.Tensor:
+    return paddle.nn.functional.batch_norm(x, layer._mean, layer._variance, layer.weight, layer.bias,
+                                           training=layer.training, epsilon=layer._epsilon, use_global_stats=True)
+
+
 def freeze_batch_norm(model: paddle.nn.Layer) -> None:
     """Normalise with the running statistics in training, too; statistics, scale and bias stay constant."""
     for layer in _batch_norms(model):
         layer._use_global_stats = True
+        if issubclass(type(layer), paddle.nn.SyncBatchNorm):  # its forward has no such setting
+            layer.forward = functools.partial(_with_running_statistics, layer)
         for parameter in layer.parameters():
             parameter.stop_gradient = True

@@ -73,8 +73,9 @@ def training_batches(dataset: Any, stream: EpochStream, num_workers: int,
         files = [str(path) for index in workers.unfinished() for path in _files(dataset, index)]
         raise UserError(f'batch {count + 1}: expected it from a data worker, found that one '
                          f'{"hung and was ended" if workers.hung else "died"} while reading '
-                         f'{", ".join(files) or "(unknown)"}; check these files and the free memory, then continue '
-                         f'with --resume auto{_slow_disk(hang_seconds) if workers.hung else ""}') from cause
+                         f'{", ".join(files) or "(unknown)"}; check these files, the free memory and the room in '
+                         f'/dev/shm (docs/training.md), then continue with --resume auto'
+                         f'{_slow_disk(hang_seconds) if workers.hung else ""}') from cause
 
 
 def _slow_disk(hang_seconds: float) -> str:

@@ -19,13 +19,16 @@ EVALUATION = 0.5  # an iteration's evaluation is between it and the next
 class Meter:
     """Averages since the last log line.
 
-    images_per_step: global batch. sums: those of an earlier process; with `meter.sums` (plain numbers) kept in the
+    images_per_step: global batch. sums: those of an earlier process; with `meter.sums()` (plain numbers) kept in the
     checkpoint, the first log line after a resume averages over the same iterations as without the interruption.
+    The losses are added up where they are, on the device, in float64, and read for a log line or a checkpoint.
     """
 
     def __init__(self, images_per_step: int, sums: dict[str, Any] | None = None) -> None:
         self._images = images_per_step
-        self.sums = sums or _zeros()
+        self._sums = sums or _zeros()
+        self._names: tuple[str, ...] = ()
+        self._values: paddle.Tensor | None = None  # the sums of self._names, if any
         self.restart()
 
     def restart(self) -> None:
@@ -35,16 +38,26 @@ class Meter:
     def data_arrived(self) -> None:
         self._waited = time.perf_counter() - self._mark
 
-    def step_done(self, loss: float, parts: Mapping[str, float]) -> None:
-        """Count one iteration: its loss, and its terms as {name: value}."""
-        now, sums = time.perf_counter(), self.sums
+    def step_done(self, names: tuple[str, ...], values: paddle.Tensor) -> None:
+        """Count one iteration: ('loss', *names of its terms), and their values, float64."""
+        now, sums = time.perf_counter(), self._sums
         sums['steps'] += 1
-        sums['loss'] += loss
         sums['batch_cost'] += now - self._mark
         sums['reader_cost'] += self._waited
-        for name, value in parts.items():
-            sums['parts'][name] = sums['parts'].get(name, 0.0) + value
+        if self._values is None or names != self._names:
+            self.sums()  # read what was added under other names
+            earlier = [sums['loss'], *(sums['parts'].get(name, 0.0) for name in names[1:])]
+            self._names, self._values = names, paddle.to_tensor(earlier, 'float64')
+        self._values = self._values + values
         self._mark = now
+
+    def sums(self) -> dict[str, Any]:
+        """What has been added up since the last log line, as plain numbers."""
+        if self._values is not None:
+            loss, *parts = map(float, self._values.numpy())
+            self._sums['loss'] = loss
+            self._sums['parts'].update(zip(self._names[1:], parts))
+        return self._sums
 
     def summary(self, steps_left: int) -> dict[str, Any]:
         """The averages as a dict; resets the sums.
@@ -52,7 +65,7 @@ class Meter:
         'loss', 'parts' {name: loss}; 'batch_cost' and 'reader_cost' in seconds per iteration, 'reader_share', their
         ratio (0..1), 'ips' in images per second, 'memory_gb' (see peak_memory), 'eta' as hh:mm:ss.
         """
-        sums, self.sums = self.sums, _zeros()
+        sums, self._sums, self._values = self.sums(), _zeros(), None
         steps = sums['steps']
         batch, reader = sums['batch_cost'] / steps, sums['reader_cost'] / steps
         seconds = int(batch * steps_left)

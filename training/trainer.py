@@ -97,14 +97,14 @@ class Trainer:
                 micro_batches = list(itertools.islice(batches, self.accum_steps))
                 meter.data_arrived()
                 lr = self.optimizer.get_lr()
-                loss, parts, stopping = self._step(iteration, micro_batches, stop)
+                names, values, stopping = self._step(iteration, micro_batches, stop)
                 state['iteration'] = iteration
-                meter.step_done(loss, parts)
+                meter.step_done(names, values)
                 bar.update()
                 if iteration % self.log_iters == 0 or iteration == self.iters:
                     self._log(iteration, lr, meter.summary(self.iters - iteration))
                 if iteration % self.save_interval == 0 or iteration == self.iters or stopping:
-                    state['log'] = meter.sums
+                    state['log'] = meter.sums()
                     self._save_and_evaluate(stopping)
                     meter.restart()
                 if stopping:
@@ -129,17 +129,19 @@ class Trainer:
         return tqdm(total=self.iters, initial=start, desc='train', unit='iter', disable=True if self.rank else None)
 
     def _step(self, iteration: int, micro_batches: list[dict[str, paddle.Tensor]],
-              stop: StopRequest) -> tuple[float, dict[str, float], bool]:
-        """One gradient step; returns (loss, parts, whether all processes stop after it)."""
+              stop: StopRequest) -> tuple[tuple[str, ...], paddle.Tensor, bool]:
+        """One gradient step; returns (names and values as GradientStep.backward, whether all processes stop after it).
+
+        It reads from the device once, whether the step is broken and whether to stop.
+        """
         paddle.seed(_step_seed(self.seed, iteration, self.rank))
         statistics = running_statistics(self.model) if self.on_nan == 'skip' else []
         before = [value.clone() for value in statistics]
-        loss, parts = self.gradient_step.backward(micro_batches)
-        finite = self.gradient_step.is_finite(loss)
-        losses, broken, stops = self._of_all_processes(loss, float(not finite), float(stop.signum > 0))
-        stopping = bool(stops.any())
-        if broken.any():
-            self._not_finite(iteration, losses)
+        names, values = self.gradient_step.backward(micro_batches)
+        losses, broken, stopping = self._of_all_processes(values[0], self.gradient_step.not_finite(values),
+                                                          stop.signum > 0)
+        if broken:
+            self._not_finite(iteration, micro_batches, losses)
             self.gradient_step.drop()
             for statistic, value in zip(statistics, before):  # batch norm has averaged in the bad batch
                 statistic.set_value(value)
@@ -149,10 +151,14 @@ class Trainer:
             if self.ema:
                 self.ema.update(iteration)
         self.optimizer._learning_rate.step()
-        return loss, parts, stopping
+        return names, values, stopping
 
-    def _not_finite(self, iteration: int, losses: np.ndarray) -> None:
-        """Log a dropped step, or raise UserError with the files of the broken batches. losses: of all processes."""
+    def _not_finite(self, iteration: int, batches: list[dict[str, paddle.Tensor]], losses: np.ndarray) -> None:
+        """Log a dropped step, or raise UserError with the files of the broken batches, or with labels out of range.
+
+        losses: of all processes.
+        """
+        self.gradient_step.check_labels(batches)
         text = f'iteration {iteration}: expected a finite loss and gradient, found {self._broken(iteration, losses)}'
         self.state['skipped'] += 1
         if self.on_nan == 'skip' and self.state['skipped'] < MAX_SKIPPED:
@@ -184,15 +190,21 @@ class Trainer:
     def _files(self, epoch: int, index: int) -> Sequence[str | None]:
         return self.dataset.files(epoch, index)[:1] if hasattr(self.dataset, 'files') else [f'sample {index}']
 
-    def _of_all_processes(self, *values: float) -> np.ndarray:
-        """(values, processes): what each process passed. One exchange; they stop, drop and fail together."""
-        table = np.zeros([len(values), self.world_size], np.float32)
-        table[:, self.rank] = values
+    def _of_all_processes(self, loss: paddle.Tensor, broken: paddle.Tensor,
+                          stopping: bool) -> tuple[np.ndarray, bool, bool]:
+        """(loss of each process, whether one is broken, whether one stops): they stop, drop and fail together.
+
+        One exchange and one read; a single process reads its loss only if it is broken.
+        """
         if self.world_size == 1:
-            return table
-        shared = paddle.to_tensor(table)
-        paddle.distributed.all_reduce(shared)  # the sum: a value that is not finite stays in its place
-        return shared.numpy()
+            failed = bool(broken)
+            return np.array([float(loss)] if failed else [0.0]), failed, stopping
+        table = paddle.zeros([3, self.world_size], 'float32')
+        table[:, self.rank] = paddle.stack([loss.astype('float32'), broken.astype('float32'),
+                                            paddle.full([], float(stopping))])
+        paddle.distributed.all_reduce(table)  # the sum: a value that is not finite stays in its place
+        losses, failures, stops = table.numpy()
+        return losses, bool(failures.any()), bool(stops.any())
 
     # ---------------------------------------------------------------- log, save, evaluate
 

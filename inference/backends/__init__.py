@@ -10,11 +10,13 @@ from typing import Any, NamedTuple
 
 import paddle
 
+from common import gpu
 from common.errors import UserError
 from inference import memory
 from inference.backends.paddle_backend import PaddleExecutor
 from inference.converted import converted
 from inference.fused_network import FusedNetwork
+from inference.plain_network import PlainNetwork
 from models.weights import load_weights
 
 logger = logging.getLogger(__name__)
@@ -55,6 +57,7 @@ def create(builder: Any, model_path: str | os.PathLike, backend: str = 'auto', p
         packages = BACKENDS[backend].packages if backend in BACKENDS else ('-r requirements.txt',)
         raise UserError(f'--backend {backend}: expected one that is installed ({", ".join(available)}), found none of '
                         f'that name; pip install {" ".join(packages)}')
+    gpu.allow_tf32(precision == 'tf32')
     model = builder.model
     if not _supports_fusion(model):
         if backend not in ('auto', 'paddle') or precision != 'fp32':
@@ -82,7 +85,10 @@ def fuse_for_inference(model: Any, precision: str = 'fp32') -> Any:
     """A model in evaluation mode in its fastest form in Paddle, with its current weights; else the model itself."""
     if not _supports_fusion(model):
         return model
-    return FusedNetwork(PaddleExecutor(model, precision), model.n_scales, memory.footprint(model))
+    executor, footprint = PaddleExecutor(model, precision), memory.footprint(model)
+    if memory.on_gpu(executor.device):
+        return PlainNetwork(executor, model, footprint)
+    return FusedNetwork(executor, model.n_scales, footprint)
 
 
 def _supports_fusion(model: Any) -> bool:

@@ -10,7 +10,7 @@ from inference.paddle_operations import Dtype, PaddleOps
 from models.mscale_ocrnet import MscaleOCRNet
 
 CPU_STRIP, GPU_STRIP = 1 << 15, 1 << 18  # pixels of a strip, at the backbone's resolution
-DTYPES: dict[str, Dtype] = {'fp32': 'float32', 'bf16': 'bfloat16', 'fp16': 'float16'}
+DTYPES: dict[str, Dtype] = {'fp32': 'float32', 'tf32': 'float32', 'bf16': 'bfloat16', 'fp16': 'float16'}
 
 
 class PaddleExecutor:
@@ -26,24 +26,24 @@ class PaddleExecutor:
         self.device = paddle.get_device()
         self.strip = CPU_STRIP if on_cpu else GPU_STRIP
         self.object_weights = fused.object_weights(head)
-        self._ops, self._net, self._attention = PaddleOps(DTYPES[precision]), net, model.scale_attn
+        self.ops, self._net, self._attention = PaddleOps(DTYPES[precision]), net, model.scale_attn
         self._weights = fused.head_weights(head, net.branch_channels)
 
     def backbone(self, image: paddle.Tensor) -> list[paddle.Tensor]:
-        return self._net.walk(self._ops, image.astype(self._ops.dtype))
+        return self._net.walk(self.ops, image.astype(self.ops.dtype))
 
     def pixels(self, finest: paddle.Tensor, coarser: Sequence[paddle.Tensor], enlarge: np.ndarray,
                enlarge_shifted: np.ndarray) -> tuple[paddle.Tensor, list[np.ndarray]]:
         pixels, *statistics = fused.pixels_and_statistics(
-            self._ops, self._weights, finest, coarser, self._ops.tensor(enlarge), self._ops.tensor(enlarge_shifted))
+            self.ops, self._weights, finest, coarser, self.ops.tensor(enlarge), self.ops.tensor(enlarge_shifted))
         return pixels, [x.numpy() for x in statistics]
 
     def logits(self, pixels: paddle.Tensor, key: np.ndarray, context: np.ndarray,
                inside: np.ndarray | None) -> Sequence[paddle.Tensor | None]:
         attention = None if inside is None else self._attention
         found = fused.logits_and_attention(
-            self._ops, self._weights, attention, pixels, self._ops.tensor(key), self._ops.tensor(context),
-            None if inside is None else self._ops.tensor(inside))
+            self.ops, self._weights, attention, pixels, self.ops.tensor(key), self.ops.tensor(context),
+            None if inside is None else self.ops.tensor(inside))
         return [None if x is None else x.astype('float32') for x in found]
 
     def join(self, strips: Sequence[paddle.Tensor]) -> paddle.Tensor:

@@ -92,7 +92,8 @@ def test_onnxruntime_takes_what_its_package_offers(builder, weights, monkeypatch
         'TensorrtExecutionProvider', 'CUDAExecutionProvider', 'AzureExecutionProvider', 'CPUExecutionProvider'])
     with caplog.at_level('INFO'):
         backends.create(builder, weights, 'onnxruntime')
-    assert asked and all(given == ['CUDAExecutionProvider', 'CPUExecutionProvider'] for given in asked)
+    expected = [('CUDAExecutionProvider', {'use_tf32': '0'}), 'CPUExecutionProvider']
+    assert asked and all(given == expected for given in asked)
     assert 'network: onnxruntime on CPUExecutionProvider, fp32' in caplog.text
 
 
@@ -172,6 +173,8 @@ def test_a_precision_that_is_not_there(builder, weights, backend, text):
         pytest.skip('not installed')
     with pytest.raises(ValueError, match=text):
         backends.create(builder, weights, backend, 'fp16')
+    with pytest.raises(ValueError, match=text):
+        backends.create(builder, weights, backend, 'tf32')
 
 
 def test_another_network_runs_in_paddle_as_it_is(weights):

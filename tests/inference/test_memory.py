@@ -28,7 +28,8 @@ W48 = memory.Footprint(stage1=256, branch=48, features=512, classes=19, weights=
 @pytest.fixture
 def w48():
     """As a network of inference.backends, W48 at 0.5/1/2 with OpenVINO, loaded into 0.75 GB."""
-    network = SimpleNamespace(footprint=W48, n_scales=[0.5, 1.0, 2.0], base=0.75 * GB, largest_strip=1 << 15)
+    network = SimpleNamespace(footprint=W48, n_scales=[0.5, 1.0, 2.0], base=0.75 * GB, largest_strip=1 << 15,
+                              device='CPU')
     network.peak = lambda size, strip=1 << 15: W48.peak(size, network.n_scales, strip, 'openvino')
     return network
 
@@ -69,7 +70,7 @@ def test_a_limit_below_everything(w48):
 
 
 def test_a_line_before_an_image_that_will_not_fit(w48, caplog, monkeypatch):
-    monkeypatch.setattr(memory, 'available', lambda: 2 * GB)
+    monkeypatch.setattr(memory, 'available', lambda device: 2 * GB)
     with caplog.at_level(logging.WARNING):
         assert memory.fit(w48, (1024, 2048), None, None, None) == (None, None, 1 << 15)
     line, = caplog.messages
@@ -81,7 +82,7 @@ def test_a_line_before_an_image_that_will_not_fit(w48, caplog, monkeypatch):
 
 
 def test_a_limited_prediction_is_that_of_its_windows(monkeypatch, caplog):
-    monkeypatch.setattr(memory, 'used', lambda: 0)
+    monkeypatch.setattr(memory, 'used', lambda device: 0)
     model = backends.fuse_for_inference(network(n_scales=[0.5, 1.0]))
     x = paddle.to_tensor(fill.image(1, [1, 3, 256, 576]))
     limit = model.peak((256, 320), memory.SMALLEST_STRIP) + 8 * 5 * 256 * 576
@@ -98,7 +99,7 @@ def test_a_limited_prediction_is_that_of_its_windows(monkeypatch, caplog):
 
 
 def test_a_small_image_in_between_does_not_widen_the_strips_of_a_large_one(monkeypatch):
-    monkeypatch.setattr(memory, 'used', lambda: 0)
+    monkeypatch.setattr(memory, 'used', lambda device: 0)
     model = backends.fuse_for_inference(network(n_scales=[0.5, 1.0]))
     # Pixels of a strip count only as far as the image has them: 32768 for the large one, 1024 for the small one.
     model.footprint = model.footprint._replace(features=512)
@@ -109,6 +110,27 @@ def test_a_small_image_in_between_does_not_widen_the_strips_of_a_large_one(monke
     for size in ((512, 1024), (128, 128), (512, 1024)):
         predictor.logits(paddle.zeros([1, 3, *size]))
     assert seen == [1 << 14, 1 << 15, 1 << 14]
+
+
+def test_the_memory_is_that_of_the_executors_device(monkeypatch):
+    """OpenVINO on a machine whose Paddle has a GPU uses the machine's memory, and Paddle there the GPU's."""
+    monkeypatch.setattr(paddle, 'get_device', lambda: 'gpu:0')
+    monkeypatch.setattr(paddle, 'is_compiled_with_cuda', lambda: True)
+    monkeypatch.setattr(paddle.device.cuda, 'device_count', lambda: 1)
+    monkeypatch.setattr(paddle.device.cuda, 'memory_allocated', lambda: 123)
+    monkeypatch.setattr(paddle.device.cuda, 'get_device_properties', lambda _: SimpleNamespace(total_memory=7 * GB))
+    assert (memory.used('gpu:0'), memory.available('gpu:0')) == (123, 7 * GB)
+    assert memory.available('CUDAExecutionProvider') == 7 * GB
+    trimmed = []
+    monkeypatch.setattr(memory.ctypes, 'CDLL', lambda _: SimpleNamespace(malloc_trim=trimmed.append))
+    memory.trim('gpu:0')
+    assert not trimmed
+    for device in ('CPU', 'cpu', 'CPUExecutionProvider'):
+        memory.trim(device)
+        assert memory.used(device) > 10 << 20 and memory.available(device) > memory.used(device)
+    assert trimmed == [0, 0, 0]
+    monkeypatch.setattr(paddle, 'is_compiled_with_cuda', lambda: False)
+    assert memory.available('CUDAExecutionProvider') == math.inf
 
 
 def test_what_can_be_limited():

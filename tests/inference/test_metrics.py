@@ -1,8 +1,11 @@
 """Scores against the official evaluation code and against numbers worked by hand."""
 import numpy as np
+import paddle
 import pytest
 
 from inference import metrics
+from inference.evaluator import evaluate
+from inference.predictor import Predictor
 
 
 def test_hand_worked():
@@ -69,3 +72,37 @@ def test_table_names_every_class_and_dashes_what_does_not_occur():
 def test_a_prediction_of_another_size_is_refused():
     with pytest.raises(ValueError, match=r'size of the label \(2, 2\), found \(2, 3\)'):
         metrics.confusion_matrix(np.zeros([2, 2], int), np.zeros([2, 3], int), 2, 255)
+
+
+@pytest.mark.parametrize('size', [1, 100, 257])
+def test_counting_on_a_device_gives_the_same_integers(monkeypatch, size):
+    monkeypatch.setattr(metrics, 'STRIP', 100)
+    rng = np.random.default_rng(size)
+    label = rng.integers(0, 5, [size, 3])
+    label[rng.random(label.shape) < 0.3] = 255
+    prediction = rng.integers(0, 5, label.shape).astype(np.uint8)
+    found = metrics.confusion_on_device(paddle.to_tensor(label), paddle.to_tensor(prediction), 5, 255)
+    np.testing.assert_array_equal(found.numpy(), metrics.confusion_matrix(label, prediction, 5, 255))
+
+
+def test_a_gpu_counts_where_it_predicts(monkeypatch):
+    """The path of a GPU, run on a CPU: the same scores, and predictions that are not copied."""
+    class Data:
+        num_classes, ignore_index = 3, 255
+
+        def __len__(self):
+            return 4
+
+        def __getitem__(self, index):
+            rng = np.random.default_rng(index)
+            label = rng.integers(0, 3, [6, 7])
+            label[0] = 255
+            return {'img': rng.standard_normal([3, 6, 7]).astype('float32'), 'label': label}
+
+    predictor = Predictor(lambda x: [x])
+    expected = evaluate(predictor, Data())
+    monkeypatch.setattr(paddle, 'get_device', lambda: 'gpu:0')
+    monkeypatch.setattr(Predictor, '__call__', None)
+    found = evaluate(predictor, Data())
+    np.testing.assert_array_equal(found['matrix'], expected['matrix'])
+    assert found['matrix'].dtype == np.int64 and found['miou'] == expected['miou']

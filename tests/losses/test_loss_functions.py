@@ -7,7 +7,7 @@ import paddle
 import pytest
 
 import losses
-import losses.statistics as statistics
+from losses import functional, statistics
 from tests import rounding
 from tests.losses import plain
 from tests.losses.plain import TOLERANCE
@@ -48,10 +48,23 @@ def short_strips(monkeypatch):
     monkeypatch.setattr(statistics, 'GPU_STRIP', 32)
 
 
+@pytest.fixture(params=['host', 'device'])
+def form(request, monkeypatch):
+    """The form of the losses for a CPU, and the one for a GPU, which reads nothing from the device."""
+    if request.param == 'device':
+        as_on_a_gpu(monkeypatch)
+    return request.param
+
+
+def as_on_a_gpu(monkeypatch):
+    for module in (statistics, functional):
+        monkeypatch.setattr(module, 'is_on_host', lambda _: False)
+
+
 @pytest.mark.parametrize('kind', ['noignore', 'ignore'])
 @pytest.mark.parametrize('loss, args, name', [(losses.dice, (), 'dice')] + [
     (losses.bootstrapped_cross_entropy, (k, th), f'bootce_K{k}_th{th}') for k, th in BOOTSTRAPS])
-def test_published_values_and_gradients(loss, args, name, kind):
+def test_published_values_and_gradients(form, loss, args, name, kind):
     labels = paddle.to_tensor(REFERENCE['labels' if kind == 'noignore' else 'labels_ignore'])
     value, grad = value_and_grad(loss, REFERENCE['logits'], labels, *args)
     expected = REFERENCE[f'{name}_{kind}_grad']
@@ -62,7 +75,7 @@ def test_published_values_and_gradients(loss, args, name, kind):
 
 @pytest.mark.parametrize('shape', [(1, 2, 3, 4), (2, 5, 6, 7), (3, 19, 11, 8)])
 @pytest.mark.parametrize('min_K, loss_th', [(1, 0.0), (10, 2.0), (10, 1e3), (1000, 0.05)])
-def test_equal_to_plain_formulas_over_many_strips(short_strips, shape, min_K, loss_th):
+def test_equal_to_plain_formulas_over_many_strips(short_strips, form, shape, min_K, loss_th):
     logits, labels = sample(shape=shape)
     for loss, reference, args in both(min_K, loss_th):
         value, grad = value_and_grad(loss, logits, labels, *args)
@@ -255,3 +268,38 @@ def test_errors_are_one_line_with_expected_and_found(call, words):
         call(paddle.to_tensor(logits), labels)
     text = str(error.value)
     assert '\n' not in text and all(word in text for word in words), text
+
+
+def same_in_both_forms(monkeypatch, logits, labels, args):
+    """Asserts that loss and gradient of the two forms have the same bits."""
+    host = value_and_grad(losses.bootstrapped_cross_entropy, logits, labels, *args)
+    as_on_a_gpu(monkeypatch)
+    device = value_and_grad(losses.bootstrapped_cross_entropy, logits, labels, *args)
+    monkeypatch.undo()
+    assert host[0] == device[0] and np.array_equal(host[1], device[1])
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'float64'])
+@pytest.mark.parametrize('min_K', [1, 2, 41, 42, 83, 84, 1000])
+def test_the_selection_on_a_gpu_is_that_of_topk(monkeypatch, min_K, dtype):
+    """Ties among them: half of the pixels are copies of one, and void ones are all 0."""
+    logits, labels = sample(shape=(3, 5, 12, 7), void=0.2, dtype=dtype)
+    logits[:, :, 6:] = logits[:, :, :1, :1]
+    same_in_both_forms(monkeypatch, logits, labels, (min_K, 1e3))
+    same_in_both_forms(monkeypatch, logits, labels, (min_K, 2.0))
+    nll = losses.softmax_statistics(paddle.to_tensor(logits), labels).nll
+    found = functional._kth_largest(nll, min(min_K, 84)).numpy()
+    as_on_a_gpu(monkeypatch)
+    assert np.array_equal(functional._kth_largest(nll, min(min_K, 84)).numpy(), found)
+
+
+def test_labels_outside_of_the_classes_on_a_gpu_make_the_losses_nan(monkeypatch):
+    as_on_a_gpu(monkeypatch)
+    logits, labels = sample(void=0)
+    labels[0, 0, 0] = 77
+    for loss, _, args in both():
+        value, _ = value_and_grad(loss, logits, labels, *args)
+        assert math.isnan(value)
+    layers = {'types': [losses.DiceLoss()], 'coef': [1]}
+    with pytest.raises(ValueError, match=r'labels: expected ids 0..4 or 255 \(void\), found \[77\]'):
+        losses.check_labels(5, labels, layers)

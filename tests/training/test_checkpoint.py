@@ -41,6 +41,25 @@ def test_a_resumed_step_equals_the_uninterrupted_one(tmp_path):
         np.testing.assert_array_equal(other.state_dict()[name].numpy(), value.numpy())
 
 
+def enabled_scaler(scale):
+    """A GradScaler with the state it has on a GPU; on a CPU, Paddle builds it switched off and without one."""
+    scaler = paddle.amp.GradScaler(enable=False)
+    scaler._enable = scaler._use_dynamic_loss_scaling = True
+    scaler._scale = paddle.to_tensor(np.array([scale], 'float32'))
+    scaler._incr_ratio, scaler._decr_ratio, scaler._incr_count, scaler._decr_count = 2.0, 0.5, 17, 1
+    scaler._incr_every_n_steps, scaler._decr_every_n_nan_or_inf = 1000, 2
+    return scaler
+
+
+def test_the_state_of_the_loss_scaling_is_resumed(tmp_path):
+    model, optimizer = build()
+    saved, other = enabled_scaler(512.0), enabled_scaler(1024.0)
+    other._incr_count = 0
+    checkpoint.save(tmp_path, 1, model, optimizer, {}, 5, scaler=saved)
+    checkpoint.resume(tmp_path / 'iter_1', *build(), scaler=other)
+    assert other.state_dict() == saved.state_dict() and saved.state_dict()['incr_count'] == 17
+
+
 def test_a_checkpoint_of_paddleseg_has_its_iteration_in_its_name(tmp_path):
     model, optimizer = build()
     folder = tmp_path / 'iter_70'

@@ -4,6 +4,7 @@ import json
 import re
 
 import numpy as np
+import paddle
 import pytest
 from PIL import Image
 
@@ -27,18 +28,23 @@ def records(folder, component, tag):
     return LogReader(file_path=str(log)).get_data(component, tag)
 
 
+def step(loss, **parts):
+    """What training.gradient_step.GradientStep.backward returns."""
+    return ('loss', *parts), paddle.to_tensor([loss, *parts.values()], 'float64')
+
+
 def test_meter_averages_since_the_last_line():
     meter = Meter(8)
     for loss in (1.0, 2.0):
         meter.data_arrived()
-        meter.step_done(loss, {'dice_0': loss / 2})
+        meter.step_done(*step(loss, dice_0=loss / 2))
     log = meter.summary(0)
     assert (log['loss'], log['parts'], log['eta']) == (1.5, {'dice_0': 0.75}, '00:00:00')
     assert 0 <= log['reader_share'] == log['reader_cost'] / log['batch_cost'] <= 1
     assert log['ips'] == 8 / log['batch_cost']
     assert 0.01 < log['memory_gb'] < 1000
     meter.data_arrived()
-    meter.step_done(7.0, {})
+    meter.step_done(*step(7.0))
     log = meter.summary(0)
     assert (log['loss'], log['parts']) == (7.0, {})
 
@@ -81,13 +87,13 @@ def pretend_to_train(folder, start, stop, sums=None, use_vdl=False):
     with RunLog(folder, NAMES, use_vdl, start) as log:
         for iteration in range(start + 1, stop + 1):
             meter.data_arrived()
-            meter.step_done(1 / iteration, {'dice_0': 2 / iteration})
+            meter.step_done(*step(1 / iteration, dice_0=2 / iteration))
             if iteration % 3 == 0:
                 log.train(iteration, 1, 0.1 / iteration, meter.summary(0))
             if iteration % 4 == 0:
                 log.evaluation(iteration, {**RESULT, 'miou': iteration / 100})
                 log.images(iteration, [np.full([4, 4, 3], iteration, np.uint8)])
-                kept = json.loads(json.dumps(meter.sums))
+                kept = json.loads(json.dumps(meter.sums()))
     return kept
 
 

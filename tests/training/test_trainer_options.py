@@ -6,6 +6,8 @@ import paddle
 import pytest
 
 from common.errors import UserError
+from training import ema
+from training.gradient_step import freeze_batch_norm
 from training.trainer import Trainer
 
 
@@ -74,6 +76,55 @@ def test_frozen_batch_norm_keeps_statistics_scale_and_bias(tmp_path):
     after = weights(trainer.model)
     for name in before:
         assert np.array_equal(before[name], after[name]) == name.startswith('norm.'), name
+
+
+def test_frozen_batch_norm_of_several_gpus():
+    """SyncBatchNorm ignores the setting and has no CPU kernel: frozen, it equals a frozen BatchNorm2D."""
+    layers = [paddle.nn.SyncBatchNorm(4), paddle.nn.BatchNorm2D(4)]
+    rng = np.random.default_rng(0)
+    state = {name: rng.random(4).astype('float32') + 0.5 for name in ('weight', 'bias', '_mean', '_variance')}
+    image = rng.standard_normal([2, 4, 3, 3]).astype('float32')
+    found = []
+    for layer in layers:
+        layer.set_state_dict(state)
+        freeze_batch_norm(paddle.nn.Sequential(layer))
+        for train in (True, False):
+            layer.train() if train else layer.eval()
+            x = paddle.to_tensor(image, stop_gradient=False)
+            y = layer(x)
+            (y * y).sum().backward()
+            found.append((y.numpy(), x.grad.numpy()))
+        for name, value in state.items():
+            np.testing.assert_array_equal(layer.state_dict()[name].numpy(), value)
+    for sync, plain in zip(found[:2], found[2:]):
+        np.testing.assert_array_equal(sync, plain)
+    np.testing.assert_array_equal(found[0], found[1])
+
+
+def test_averages_have_the_bits_of_one_parameter_at_a_time(monkeypatch):
+    monkeypatch.setattr(ema, 'GROUP', 20)
+    paddle.seed(0)
+    model = Net()
+    average = ema.EMA(model, 0.9)
+    expected = {name: p.clone() for name, p in model.named_parameters() if not p.stop_gradient}
+    for iteration in range(1, 12):
+        decay = min(0.9, (1 + iteration) / (10 + iteration))
+        for p in model.parameters():
+            p.set_value(paddle.randn(p.shape))
+        average.update(iteration)
+        for name, p in model.named_parameters():
+            if name in expected:
+                expected[name] = decay * expected[name] + (1 - decay) * p
+    for state in (average.state_dict(), copy_of(average, model).state_dict()):
+        assert list(state) == list(model.state_dict())
+        for name, value in state.items():
+            np.testing.assert_array_equal(value.numpy(), expected.get(name, model.state_dict()[name]).numpy(), name)
+
+
+def copy_of(average, model):
+    copy = ema.EMA(model, 0.9)
+    copy.set_state_dict({name: paddle.to_tensor(value.numpy()) for name, value in average.state_dict().items()})
+    return copy
 
 
 def test_averaged_weights_follow_the_formula(tmp_path):
