@@ -61,12 +61,7 @@ def run_part(name: str, folder: str) -> int:
     if name == FACTS:
         (Path(folder) / FACTS).write_text(json.dumps(environment.paddle_facts()))
         return 0
-    settings = Settings.load(folder)
-    _, step, *words = [*name.split(), ''] if name.startswith('step ') else ['', '']
-    if name not in checks.CHECKS:  # a step that the others have suggested
-        check = checks.step_check(step, 'recompute' in words, int(words[words.index('batch') + 1]))
-        return int(not checks.run_part(name, settings, check))
-    return int(not checks.run_part(name, settings))
+    return int(not checks.run_part(name, Settings.load(folder)))
 
 
 def find_facts(folder: str) -> Facts:

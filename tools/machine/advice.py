@@ -66,9 +66,9 @@ def last_line(rows: Sequence[Row], room_gb: float, wanted: int, what: dict[str, 
     text = f'{what["network"]} at {what["size"][0]}x{what["size"][1]}'
     fits = candidates(rows, room_gb, wanted, what['on_gpu'])
     if not fits:
-        tried = [row for row in rows if row.name.startswith('step ')]
-        why = 'none of the measured steps does' if tried else 'no step was measured'
-        return f'What fits {what["where"]} ({text}): {why}; use a smaller crop, or more memory'
+        tried = any(row.status == PASSED or row.data.get('out_of_memory') for row in rows if row.name.startswith('step '))
+        why = 'none of the measured steps; use a smaller crop' if tried else 'not known, because no step was measured'
+        return f'What fits {what["where"]} ({text}): {why}'
     best = fits[0]
     line = f'What fits {what["where"]} ({text}): {describe(best, rows, room_gb)}'
     plain = next((fit for fit in fits if fit.precision == 'fp32'), None)

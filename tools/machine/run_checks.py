@@ -122,8 +122,10 @@ def launcher(settings: Settings) -> Iterator[Row]:
     if settings.device == 'gpu':
         kinds['sync'] = f'{what}, SyncBatchNorm'
     for kind, name in kinds.items():
-        exchange(settings, kind)
-        seconds = launched(f'exchange {kind}', settings)
+        part = f'exchange {kind}'
+        # Not in this process, which would keep its memory of the first card.
+        command(SCRIPT, '--part', part, settings.folder, name=f'one process {part}', settings=settings)
+        seconds = launched(part, settings)
         yield from _compared(settings, kind, name, seconds)
     if settings.device == 'cpu':
         yield Row('SyncBatchNorm as a large batch', status=NOT_RUN, reason='Paddle has it for GPUs only')
