@@ -84,7 +84,8 @@ def choose(args: argparse.Namespace, facts: Facts, folder: str) -> Settings:
                         'the lines under "problems", or use --device cpu')
     network = args.network or ('recipe' if device == 'gpu' and not args.quick else 'toy')
     size = args.size or ((1024, 2048) if device == 'gpu' and not args.quick else (128, 256))
-    return Settings(device, network, tuple(size), args.seed, args.quick, facts.gpus, folder)
+    return Settings(device, network, tuple(size), args.seed, args.quick, facts.gpus, folder,
+                    facts.omp_threads)
 
 
 def show(found: list[Row]) -> None:

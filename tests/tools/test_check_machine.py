@@ -242,6 +242,11 @@ def test_the_fastest_of_those_with_enough_images_is_advised():
     assert '--batch_size 2 --precision bf16 (25.5 of 40.0 GiB, 0.450 s per image, measured)' in found
 
 
+def test_recomputation_is_not_advised_for_its_speed():
+    line = advice.last_line([step('fp32', False, 3.0, 1.0), step('fp32', True, 2.0, 0.9)], 40, 2, WHAT)
+    assert '--recompute' not in line
+
+
 def test_a_small_card():
     line = advice.last_line(STEPS, 12.5, 2, WHAT)
     assert '--batch_size 1 --precision fp32 --recompute' in line and 'options.freeze_batch_norm=True' in line
