@@ -62,12 +62,7 @@ def run_part(name: str, folder: str) -> int:
     if name == FACTS:
         (Path(folder) / FACTS).write_text(json.dumps(environment.paddle_facts()))
         return 0
-    settings = Settings.load(folder)
-    _, step, *words = [*name.split(), ''] if name.startswith('step ') else ['', '']
-    if name not in checks.CHECKS:  # a step that the others have suggested
-        check = checks.step_check(step, 'recompute' in words, int(words[words.index('batch') + 1]))
-        return int(not checks.run_part(name, settings, check))
-    return int(not checks.run_part(name, settings))
+    return int(not checks.run_part(name, Settings.load(folder)))
 
 
 def find_facts(folder: str) -> Facts:
@@ -90,7 +85,8 @@ def choose(args: argparse.Namespace, facts: Facts, folder: str) -> Settings:
                         'the lines under "problems", or use --device cpu')
     network = args.network or ('recipe' if device == 'gpu' and not args.quick else 'toy')
     size = args.size or ((1024, 2048) if device == 'gpu' and not args.quick else (128, 256))
-    return Settings(device, network, tuple(size), args.seed, args.quick, facts.gpus, folder)
+    return Settings(device, network, tuple(size), args.seed, args.quick, facts.gpus, folder,
+                    facts.omp_threads)
 
 
 def show(found: list[Row]) -> None:

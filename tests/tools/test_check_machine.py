@@ -141,6 +141,12 @@ def test_formulas_have_the_gradient_of_their_value():
         assert (gradient * direction).sum() == pytest.approx((above - below) / 2e-5, rel=1e-6)
 
 
+def test_a_larger_batch_is_a_check_too():
+    assert checks.find('step bf16 recompute batch 4') == checks.step_check('bf16', True, 4)
+    assert checks.find('step fp32 batch 2') == checks.step_check('fp32', False, 2)
+    assert all(checks.find(name) == checks.CHECKS[name] for name in checks.NAMES)
+
+
 # ---------------------------------------------------------------- machines that are not here
 
 @pytest.mark.parametrize('facts', [GOOD, CPU])
@@ -236,10 +242,15 @@ def test_the_fastest_of_those_with_enough_images_is_advised():
     assert '--batch_size 2 --precision bf16 (25.5 of 40.0 GiB, 0.450 s per image, measured)' in found
 
 
+def test_recomputation_is_not_advised_for_its_speed():
+    line = advice.last_line([step('fp32', False, 3.0, 1.0), step('fp32', True, 2.0, 0.9)], 40, 2, WHAT)
+    assert '--recompute' not in line
+
+
 def test_a_small_card():
     line = advice.last_line(STEPS, 12.5, 2, WHAT)
     assert '--batch_size 1 --precision fp32 --recompute' in line and 'options.freeze_batch_norm=True' in line
-    assert 'none of the measured steps does' in advice.last_line(STEPS, 8, 2, WHAT)
+    assert 'none of the measured steps; use a smaller crop' in advice.last_line(STEPS, 8, 2, WHAT)
 
 
 def test_a_batch_that_does_not_fit_after_all_is_halved(monkeypatch):

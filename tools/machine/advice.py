@@ -43,7 +43,13 @@ def candidates(rows: Sequence[Row], room_gb: float, wanted: int, on_gpu: bool) -
             if peak <= room:
                 found.append(Fit(data['precision'], data['recompute'], batch, peak, row.seconds or 0.0))
                 break
-    return sorted(found, key=lambda fit: (fit.batch < wanted, fit.seconds))
+    without = {fit.precision: fit.seconds for fit in found if not fit.recompute}
+
+    def rank(fit: Fit) -> tuple[bool, float, bool]:
+        # Recomputation is work on top; where it seems faster, the machine was busy in between.
+        return fit.batch < wanted, max(fit.seconds, without.get(fit.precision, 0.0) * fit.recompute), fit.recompute
+
+    return sorted(found, key=rank)
 
 
 def measured(fit: Fit, rows: Sequence[Row]) -> Row | None:
@@ -66,9 +72,10 @@ def last_line(rows: Sequence[Row], room_gb: float, wanted: int, what: dict[str, 
     text = f'{what["network"]} at {what["size"][0]}x{what["size"][1]}'
     fits = candidates(rows, room_gb, wanted, what['on_gpu'])
     if not fits:
-        tried = [row for row in rows if row.name.startswith('step ')]
-        why = 'none of the measured steps does' if tried else 'no step was measured'
-        return f'What fits {what["where"]} ({text}): {why}; use a smaller crop, or more memory'
+        tried = any(row.status == PASSED or row.data.get('out_of_memory')
+                    for row in rows if row.name.startswith('step '))
+        why = 'none of the measured steps; use a smaller crop' if tried else 'not known, because no step was measured'
+        return f'What fits {what["where"]} ({text}): {why}'
     best = fits[0]
     line = f'What fits {what["where"]} ({text}): {describe(best, rows, room_gb)}'
     plain = next((fit for fit in fits if fit.precision == 'fp32'), None)

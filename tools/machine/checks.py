@@ -66,6 +66,14 @@ CHECKS = {
 NAMES = [name for name, check in CHECKS.items() if not check.launched]
 
 
+def find(name: str) -> Check:
+    """The check of a name; also of a step with a larger batch."""
+    if name in CHECKS:
+        return CHECKS[name]
+    _, precision, *words = name.split()
+    return step_check(precision, 'recompute' in words, int(words[-1]))
+
+
 def unfit(name: str, settings: Settings, facts: Facts) -> str:
     """Why a check cannot run here; '' if it can."""
     words = name.split()
@@ -95,14 +103,14 @@ def _processor_flags() -> str:
         return ''
 
 
-def run_part(name: str, settings: Settings, check: Check | None = None) -> bool:
+def run_part(name: str, settings: Settings) -> bool:
     """In the check's own process: write its rows as they come; whatever it raises is a failed row, one line.
 
     Returns whether it went through; memory that was not there is no failure, but a fact.
     """
     path = _path(name, settings)
     try:
-        for row in (check or CHECKS[name]).rows(settings):
+        for row in find(name).rows(settings):
             append(path, row)
     except Exception as error:
         short = is_out_of_memory(error)
@@ -118,7 +126,7 @@ def run(name: str, settings: Settings) -> list[Row]:
     path = _path(name, settings)
     path.unlink(missing_ok=True)
     log = path.with_suffix('.log')
-    environment = {**os.environ, **CHECKS[name].environment}
+    environment = {**os.environ, **find(name).environment}
     if settings.device == 'cpu':
         environment['CUDA_VISIBLE_DEVICES'] = ''
     start = time.perf_counter()

@@ -71,7 +71,7 @@ def network(settings: Settings, precisions: tuple[str, ...] = ('fp32',)) -> Iter
         return training_gradient(settings, model, losses, batch, precision)[1]
 
     plain_logits = logits(image)
-    of_logits = networks.conditions(logits, model, image, plain_logits, networks.largest, precisions)
+    of_logits = networks.conditions(logits, model, image, plain_logits, None, precisions)
     plain_gradient = gradient(images)  # after the logits, because training moves batch norm's statistics
     of_gradient = networks.conditions(gradient, model, images, plain_gradient, networks.in_norm, precisions)
     set_threads(cores)
@@ -82,8 +82,8 @@ def network(settings: Settings, precisions: tuple[str, ...] = ('fp32',)) -> Iter
         kind = precision if precision in DTYPES else 'fp32'
         with paddle.amp.auto_cast(enable=kind != 'fp32', level='O1', dtype=DTYPES.get(kind, 'float16')):
             found = logits(image)
-        yield _row(f'logits, {precision}, {where}', networks.largest(found, plain_logits), of_logits[precision],
-                   precision)
+        yield _row(f'logits, {precision}, {where}', networks.of_logits(precision)(found, plain_logits),
+                   of_logits[precision], precision)
         yield _row(f'gradients, {precision}, {where}', networks.in_norm(gradient(images, kind), plain_gradient),
                    of_gradient[precision], precision)
     if 'fp32' in precisions:

@@ -30,7 +30,7 @@ class Row:
 @dataclass
 class Settings:
     """device: 'cpu' or 'gpu'. network: 'recipe' or 'toy'. size: (H, W). gpus: how many are visible. folder: for files
-    that checks leave for each other, removed at the end."""
+    that checks leave for each other, removed at the end. omp_threads: OMP_NUM_THREADS as the user has it."""
     device: str = 'cpu'
     network: str = 'toy'
     size: tuple[int, int] = (128, 256)
@@ -38,6 +38,7 @@ class Settings:
     quick: bool = False
     gpus: int = 0
     folder: str = ''
+    omp_threads: str | None = None
 
     @property
     def processes(self) -> int:

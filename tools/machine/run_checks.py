@@ -29,7 +29,7 @@ def command(*words: str | Path, name: str, settings: Settings) -> float:
     start = time.perf_counter()
     with open(log, 'w') as file:
         status = subprocess.run([sys.executable, *map(str, words)], cwd=networks.ROOT, stdout=file,
-                                stderr=subprocess.STDOUT, env=_environment()).returncode
+                                stderr=subprocess.STDOUT, env=_environment(settings)).returncode
     if status:
         raise RuntimeError(f'{name} ended with status {status}: {one_line(log.read_text(errors="replace"))}')
     return time.perf_counter() - start
@@ -46,9 +46,13 @@ def launched(part: str, settings: Settings) -> float:
         raise RuntimeError(f'{one_line(text) if text.strip() else one_line(error)}') from error
 
 
-def _environment() -> dict[str, str]:
-    """An empty CUDA_VISIBLE_DEVICES stops the launcher; a build for CPUs does not need it."""
+def _environment(settings: Settings) -> dict[str, str]:
+    """As the user has it: without the OMP_NUM_THREADS=1 that importing Paddle has put there, and without the empty
+    CUDA_VISIBLE_DEVICES that stops the launcher, which a build for CPUs does not need.
+    """
     environment = dict(os.environ)
+    if settings.omp_threads is None:
+        environment.pop('OMP_NUM_THREADS', None)
     if not paddle.is_compiled_with_cuda() and not environment.get('CUDA_VISIBLE_DEVICES', 'x'):
         del environment['CUDA_VISIBLE_DEVICES']
     return environment
@@ -122,8 +126,10 @@ def launcher(settings: Settings) -> Iterator[Row]:
     if settings.device == 'gpu':
         kinds['sync'] = f'{what}, SyncBatchNorm'
     for kind, name in kinds.items():
-        exchange(settings, kind)
-        seconds = launched(f'exchange {kind}', settings)
+        part = f'exchange {kind}'
+        # Not in this process, which would keep its memory of the first card.
+        command(SCRIPT, '--part', part, settings.folder, name=f'one process {part}', settings=settings)
+        seconds = launched(part, settings)
         yield from _compared(settings, kind, name, seconds)
     if settings.device == 'cpu':
         yield Row('SyncBatchNorm as a large batch', status=NOT_RUN, reason='Paddle has it for GPUs only')
