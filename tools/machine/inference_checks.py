@@ -79,7 +79,7 @@ def fused(settings: Settings, backend: str, precision: str = 'fp32') -> Iterator
 def _compared(settings: Settings, backend: str, precision: str, found: np.ndarray, seconds: float) -> Row:
     """With the plain network's logits; in fp32, argmax may differ only as far as logits may."""
     folder, name = Path(settings.folder), f'{backend} {precision}: logits'
-    measured = {'seconds': seconds, 'peak_gb': peak_memory()}
+    measured: dict[str, Any] = {'seconds': seconds, 'peak_gb': peak_memory()}
     if not (folder / CONDITIONS).exists():
         return Row(name, status=NOT_RUN, reason='the plain network, which it is compared with, did not run', **measured)
     expected = np.load(folder / LOGITS)

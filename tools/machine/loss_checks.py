@@ -72,6 +72,7 @@ def value_and_gradient(loss: Callable[..., paddle.Tensor], logits: np.ndarray, l
     z = paddle.to_tensor(logits.astype(np.float32), stop_gradient=False)
     value = loss(z, paddle.to_tensor(labels), *arguments)
     value.backward()
+    assert z.grad is not None
     return float(value), z.grad.numpy()
 
 
@@ -112,7 +113,7 @@ def reference(settings: Settings) -> Iterator[Row]:
     with np.load(REFERENCE) as file:
         kept = dict(file)
     worst, limit = 0.0, tolerance(kept['labels'].size)
-    cases = {'dice': (dice, ())}
+    cases: dict[str, tuple[Callable[..., paddle.Tensor], tuple[float, ...]]] = {'dice': (dice, ())}
     for min_k, loss_th in ((100, 0.05), (700, 3.0), (100, 9.0), (700, 9.0)):
         cases[f'bootce_K{min_k}_th{loss_th}'] = bootstrapped_cross_entropy, (min_k, loss_th)
     for name, (loss, arguments) in cases.items():

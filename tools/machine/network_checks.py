@@ -42,7 +42,7 @@ def training_gradient(settings: Settings, model: paddle.nn.Layer, losses: dict, 
     optimizer = paddle.optimizer.SGD(0.0, parameters=model.parameters())
     paddle.seed(settings.seed)
     step = GradientStep(model, losses, optimizer, precision)
-    loss, _ = step.backward([batch])
+    loss = float(step.backward([batch])[1][0])
     gradient = networks.gradient_of(model) / (float(step.scaler.state_dict()['scale'][0]) if step.scaler else 1)
     step.drop()
     return loss, gradient

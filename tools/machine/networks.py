@@ -36,7 +36,8 @@ def builder_of(settings: Settings, *options: str) -> Builder:
 
 def picture(size: Sequence[int], seed: int) -> np.ndarray:
     """A toy street, normalised: float32 (1, 3, H, W)."""
-    drawn, _ = compose(tuple(size), np.random.default_rng(seed))
+    height, width = size
+    drawn, _ = compose((height, width), np.random.default_rng(seed))
     image = (np.asarray(drawn, np.float32) / 255 - 0.45) / 0.225
     return np.ascontiguousarray(image.transpose(2, 0, 1)[None])
 

@@ -69,8 +69,8 @@ def exchange(settings: Settings, kind: str) -> None:
     folder, size, count = Path(settings.folder), settings.small, settings.processes
     builder = networks.builder_of(settings, 'model.dropout=0.0')
     model = builder.model
-    losses = {'types': [BootstrappedCrossEntropyLoss(1, 0.0)], 'coef': [1, 0.4, 0.05, 0.05]}
-    losses['types'] *= len(losses['coef'])
+    coefficients = [1, 0.4, 0.05, 0.05]
+    losses = {'types': [BootstrappedCrossEntropyLoss(1, 0.0)] * len(coefficients), 'coef': coefficients}
     if world == 1 and kind == 'frozen':
         networks.fit_statistics(model, size, settings.seed)
         paddle.save(model.state_dict(), str(folder / STATE))
@@ -84,7 +84,8 @@ def exchange(settings: Settings, kind: str) -> None:
     step = GradientStep(model, losses, paddle.optimizer.SGD(0.0, parameters=model.parameters()))
 
     def run(x: np.ndarray) -> tuple[float, np.ndarray]:
-        loss, _ = step.backward([{'img': paddle.to_tensor(x[own]), 'label': paddle.to_tensor(labels[own])}])
+        _, values = step.backward([{'img': paddle.to_tensor(x[own]), 'label': paddle.to_tensor(labels[own])}])
+        loss = float(values[0])
         gradient = networks.gradient_of(model)
         step.drop()
         return loss, gradient

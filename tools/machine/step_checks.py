@@ -39,8 +39,9 @@ def step(settings: Settings, precision: str = 'fp32', recompute: bool = False, b
         paddle.seed(settings.seed)  # of dropout
         networks.wait()
         start = time.perf_counter()
-        loss, _ = run.backward([images])
-        finite &= run.is_finite(loss)
+        _, values = run.backward([images])
+        loss = float(values[0])
+        finite &= not bool(run.not_finite(values))
         run.step()
         networks.wait()
         rounds.append(time.perf_counter() - start)
