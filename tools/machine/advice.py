@@ -24,7 +24,7 @@ def _steps(rows: Sequence[Row]) -> list[Row]:
 
 def peak_of(row: Row) -> float:
     """What a step has taken of the card: on a GPU, what was reserved, which is what the next one cannot have."""
-    return float(row.data.get('reserved_gb', row.peak_gb))
+    return float(row.data.get('reserved_gb') or row.peak_gb or 0)
 
 
 def candidates(rows: Sequence[Row], room_gb: float, wanted: int, on_gpu: bool) -> list[Fit]:
