@@ -6,9 +6,9 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from common.backend_table import BACKENDS
 from common.errors import FileError, UserError
 
-BACKENDS = ('auto', 'paddle', 'openvino', 'onnxruntime')
 PRECISIONS = ('fp32', 'tf32', 'bf16', 'fp16')
 
 
@@ -26,7 +26,7 @@ def add_inference_flags(parser: argparse.ArgumentParser, aug_flag: str) -> None:
     parser.add_argument('--is_slide', action='store_true', help='run in a sliding window (less memory)')
     parser.add_argument('--crop_size', nargs=2, type=int, metavar=('W', 'H'), help='size of the window')
     parser.add_argument('--stride', nargs=2, type=int, metavar=('W', 'H'), help='step of the window')
-    parser.add_argument('--backend', choices=BACKENDS, default='auto',
+    parser.add_argument('--backend', choices=('auto', *BACKENDS), default='auto',
                         help='what runs the network; auto: Paddle on a GPU, the fastest that is installed on a CPU')
     parser.add_argument('--precision', choices=PRECISIONS, default='fp32',
                         help='of the network, where backend and processor have it; fusion and argmax stay fp32')

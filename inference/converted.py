@@ -15,7 +15,7 @@ import numpy as np
 from common.atomic_io import flush_folder, sha256_of
 from common.errors import FileError
 from inference import fused
-from models import hrnet, layers, ocr, operations, scale_attention
+from models import layers, ocr, operations, scale_attention
 from models.mscale_ocrnet import MscaleOCRNet
 from models.weights import check_path, load_weights
 
@@ -97,7 +97,10 @@ def _key(model: MscaleOCRNet, model_path: str | os.PathLike) -> str:
 
     from inference import onnx_writer
     check_path(model_path)
-    modules = (onnx_writer, fused, hrnet, layers, ocr, operations, scale_attention)
+    kinds = [kind for kind in type(model.ocrnet.backbone).__mro__ if kind is not object]
+    backbones = map(inspect.getmodule, kinds)
+    ours = [module for module in backbones if module is not None and not module.__name__.startswith('paddle')]
+    modules = (onnx_writer, fused, layers, ocr, operations, scale_attention, *ours)
     shapes = [(name, list(p.shape)) for name, p in model.state_dict().items()]
     parts = [sha256_of(model_path), shapes, onnx.__version__, *map(inspect.getsource, modules)]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]

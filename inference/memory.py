@@ -10,6 +10,7 @@ from typing import NamedTuple, Protocol
 import paddle
 import psutil
 
+from common.backend_table import BACKENDS
 from common.errors import UserError
 from models.mscale_ocrnet import MscaleOCRNet
 
@@ -24,7 +25,6 @@ WHOLE = 1 << 30  # pixels of a strip that is any image: inference.plain_network 
 # activations. Fitted to the resident memory of OpenVINO, for whole images and windows; for the other two, upper bounds
 # of what benchmarks/inference.py measures.
 STRIP_BYTES = 40000
-EXTRA = {'openvino': 1.25, 'onnxruntime': 1.25, 'paddle': 1.6}
 
 
 class Footprint(NamedTuple):
@@ -43,13 +43,13 @@ class Footprint(NamedTuple):
         pixels = size[0] * size[1] * top**2
         image = 12 * pixels
         # Stage 1 at a quarter of the resolution: input, output and two inner activations; and the stem's at half.
-        backbone = EXTRA[backend] * pixels * (2.5 * self.stage1 / 4 + 64)
+        backbone = BACKENDS[backend].extra * pixels * (2.5 * self.stage1 / 4 + 64)
         strip = min(strip, pixels / 16)
         head = pixels * (self.features + 1.875 * self.branch) / 4 + STRIP_BYTES * strip * self.features / 512
         largest = max([s for s in scales if s < top] or [top])  # logits are whole below the highest scale
         fusion = 3 * 4 * self.classes * size[0] * size[1] * max(largest, 1)**2
         # OpenVINO repacks the weights for large and for small arrays, on first use.
-        repacked = 2 * self.weights if backend == 'openvino' else 0
+        repacked = BACKENDS[backend].copies * self.weights
         return repacked + image + max(backbone, head, fusion)
 
 

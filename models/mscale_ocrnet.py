@@ -50,7 +50,8 @@ class MscaleOCRNet(nn.Layer):
 
     def supports_fusion(self) -> bool:
         """Whether inference.fused can run it: the backbone has branches, and both heads read their concatenation."""
-        return hasattr(self.ocrnet.backbone, 'branch_channels') and len(set(self.ocrnet.backbone_indices)) == 1
+        branches = getattr(self.ocrnet.backbone, 'branch_channels', ())
+        return len(branches) == 4 and len(set(self.ocrnet.backbone_indices)) == 1
 
     def forward(self, x: paddle.Tensor) -> list[paddle.Tensor]:
         return self.two_scales(x) if self.training else [self.hierarchy(x, self.n_scales)]

@@ -1,16 +1,17 @@
 """The backends for inference, Paddle, OpenVINO and ONNX Runtime, behind one function `create`.
 
-A new backend is a file here with an inference.fused_network.Executor, and a line in BACKENDS.
+A new backend is a file here with an inference.fused_network.Executor, and a line in common.backend_table.
 """
 import importlib
 import importlib.util
 import logging
 import os
-from typing import Any, NamedTuple
+from typing import Any
 
 import paddle
 
 from common import gpu
+from common.backend_table import BACKENDS
 from common.errors import UserError
 from inference import memory
 from inference.backends.paddle_backend import PaddleExecutor
@@ -20,20 +21,6 @@ from inference.plain_network import PlainNetwork
 from models.weights import load_weights
 
 logger = logging.getLogger(__name__)
-
-
-class Backend(NamedTuple):
-    """executor: 'module:class', built from a folder of inference.converted and a precision. packages: requirements."""
-    executor: str
-    packages: tuple[str, ...]
-
-
-# The fastest on a CPU first. Paddle runs the model itself, without conversion.
-BACKENDS = {
-    'openvino': Backend('inference.backends.openvino_backend:OpenVINOExecutor', ('openvino', 'onnx')),
-    'onnxruntime': Backend('inference.backends.onnxruntime_backend:OnnxRuntimeExecutor', ('onnxruntime', 'onnx')),
-    'paddle': Backend('inference.backends.paddle_backend:PaddleExecutor', ()),
-}
 
 
 def installed() -> list[str]:
