@@ -146,7 +146,7 @@ def check(args: argparse.Namespace, folder: str) -> int:
     settings.save()
     print(f'\n{settings.network} network, {settings.size[0]}x{settings.size[1]}, on the {settings.device.upper()}\n')
     print(rows.line(rows.HEAD), flush=True)
-    found = run_all(args.only or checks.NAMES, settings, facts)
+    found = run_all(checks.chosen(args.only), settings, facts)
     if not settings.quick:
         found += confirm(found, settings, facts)
     counts = {status: sum(row.status == status for row in found) for status in (rows.PASSED, rows.FAILED, rows.NOT_RUN)}

@@ -247,6 +247,11 @@ def test_recomputation_is_not_advised_for_its_speed():
     assert '--recompute' not in line
 
 
+def test_what_was_tried_and_failed_is_not_advised():
+    tried = Row('step bf16 batch 2', status=FAILED, data={'check': 'step bf16 batch 2'})
+    assert '--precision fp32 --recompute' in advice.last_line([*STEPS, tried], 40, 2, WHAT)
+
+
 def test_a_small_card():
     line = advice.last_line(STEPS, 12.5, 2, WHAT)
     assert '--batch_size 1 --precision fp32 --recompute' in line and 'options.freeze_batch_norm=True' in line

@@ -2,6 +2,7 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from tools.machine.checks import step_name
 from tools.machine.rows import PASSED, Row
 
 BATCHES = (8, 4, 2, 1)
@@ -33,6 +34,7 @@ def candidates(rows: Sequence[Row], room_gb: float, wanted: int, on_gpu: bool) -
     wanted: images that batch norm should see. Those that reach it come first, then the fastest per image.
     """
     room, found = room_gb * SHARE - (CONTEXT_GB if on_gpu else 0), []
+    broken = {row.data.get('check') for row in rows if row.status != PASSED}
     for row in _steps(rows):
         data = row.data
         if data['batch'] > 1:
@@ -40,7 +42,7 @@ def candidates(rows: Sequence[Row], room_gb: float, wanted: int, on_gpu: bool) -
         each = max(peak_of(row) - data['fixed_gb'], 1e-3)
         for batch in BATCHES:
             peak = data['fixed_gb'] + batch * each
-            if peak <= room:
+            if peak <= room and step_name(data['precision'], data['recompute'], batch) not in broken:
                 found.append(Fit(data['precision'], data['recompute'], batch, peak, row.seconds or 0.0))
                 break
     without = {fit.precision: fit.seconds for fit in found if not fit.recompute}

@@ -74,6 +74,14 @@ def find(name: str) -> Check:
     return step_check(precision, 'recompute' in words, int(words[-1]))
 
 
+def chosen(only: list[str] | None) -> list[str]:
+    """The names to run, in order; what a chosen one is compared with is among them."""
+    if not only:
+        return NAMES
+    needed = {'inference plain'} if any(name.startswith('inference ') for name in only) else set()
+    return [name for name in NAMES if name in {*only, *needed}]
+
+
 def unfit(name: str, settings: Settings, facts: Facts) -> str:
     """Why a check cannot run here; '' if it can."""
     words = name.split()

@@ -53,6 +53,10 @@ def plain(settings: Settings) -> Iterator[Row]:
 def fused(settings: Settings, backend: str, precision: str = 'fp32') -> Iterator[Row]:
     """A backend of val.py and predict.py, against the plain network: logits, argmax, time of an image."""
     folder = Path(settings.folder)
+    if not (folder / WEIGHTS).exists():
+        yield Row(f'{backend} {precision}: logits', status=NOT_RUN,
+                  reason='the plain network, whose weights it takes, did not run')
+        return
     os.environ['MSCALE_CACHE'] = str(folder / 'cache')
     model = networks.builder_of(settings).model
     network = backends.create(SimpleNamespace(model=model, release_model=lambda: None), str(folder / WEIGHTS), backend,
