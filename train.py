@@ -47,7 +47,7 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
         if getattr(args, name) < 1:
             parser.error(f'--{name}: expected at least 1, found {getattr(args, name)}')
     for name in ('keep_checkpoint_max', 'num_workers', 'seed'):
-        if getattr(args, name) < 0:
+        if (getattr(args, name) or 0) < 0:
             parser.error(f'--{name}: expected at least 0, found {getattr(args, name)}')
     return args
 

@@ -123,9 +123,15 @@ def _end_with_launcher() -> None:
         with open(f'/proc/{os.getppid()}/cmdline', 'rb') as file:
             launched = b'paddle.distributed.launch' in file.read()
         if launched:
-            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    except (OSError, AttributeError):  # not Linux
+            end_with_parent(signal.SIGTERM)
+    except OSError:  # not Linux
         return
+
+
+def end_with_parent(signum: int) -> None:
+    """Have a signal sent to this process when the one that started it is gone, where Linux can do that."""
+    if sys.platform == 'linux':
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signum)
 
 
 def _processor() -> str:

@@ -14,6 +14,7 @@ import numpy as np
 import paddle
 from paddle.io.dataloader.collate import default_collate_fn
 
+from common import cli
 from common.errors import UserError, is_expected
 from datasets.sampling import EpochStream
 
@@ -177,6 +178,7 @@ def _start_worker(_worker_id: int) -> None:
     """Ctrl-C reaches every process of the terminal; the main process handles it. Workers share the cores."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(1)
+    cli.end_with_parent(signal.SIGKILL)  # Paddle's worker waits for ever where its parent is gone
 
 
 class _ReaderThread:
