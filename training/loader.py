@@ -51,7 +51,9 @@ def training_batches(dataset: Any, stream: EpochStream, num_workers: int,
     count = 0
     cause: Exception | None = None
     with _ReaderThread() as reader, workers.watch(hang_seconds):
-        batches = reader.started(lambda: iter(loader))
+        # Before the fork: in a forked worker, OpenCV would wait for ever for threads that were not forked with it.
+        with _opencv_on_one_thread():
+            batches = reader.started(lambda: iter(loader))
         while True:
             try:
                 with workers.waiting():
@@ -174,10 +176,20 @@ def _collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
     return {**failed[0], 'img': np.zeros(1, np.float32)}
 
 
-def _start_worker(_worker_id: int) -> None:
-    """Ctrl-C reaches every process of the terminal; the main process handles it. Workers share the cores."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+@contextmanager
+def _opencv_on_one_thread() -> Iterator[None]:
+    """Workers that are forked within have one thread each: they share the cores."""
+    before = cv2.getNumThreads()
     cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before)
+
+
+def _start_worker(_worker_id: int) -> None:
+    """Ctrl-C reaches every process of the terminal; the main process handles it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     cli.end_with_parent(signal.SIGKILL)  # Paddle's worker waits for ever where its parent is gone
 
 

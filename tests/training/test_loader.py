@@ -149,6 +149,19 @@ def test_the_default_number_of_workers():
     assert [loader.default_workers(cores, on_gpu=False) for cores in (1, 2, 64)] == [0, 1, 1]
 
 
+def test_threads_of_opencv_in_the_main_process_do_not_stop_the_workers():
+    """They are not forked with it; a worker that wanted to end them would wait for ever."""
+    import cv2
+
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(4)
+    try:
+        cv2.GaussianBlur(np.zeros([2000, 2000, 3], np.uint8), (9, 9), 2)  # starts them
+        assert len(read_all(num_workers=2)) > 1 and cv2.getNumThreads() == 4
+    finally:
+        cv2.setNumThreads(before)
+
+
 def test_workers_do_not_start_threads_of_opencv():
     class Threads(Images):
         def __getitem__(self, index):
