@@ -34,10 +34,16 @@ def local_weights(source: str | os.PathLike) -> Path:
     return _downloaded(zoo[text])
 
 
+def cache_folder() -> Path:
+    """Where downloads and converted networks are kept: $MSCALE_CACHE, else mscale_ocrnet in the user's cache folder."""
+    if chosen := os.environ.get('MSCALE_CACHE'):
+        return Path(chosen)
+    return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'mscale_ocrnet'
+
+
 def weights_folder() -> Path:
-    """Where downloads are kept: 'weights' in $MSCALE_CACHE, else in the user's cache folder."""
-    root = os.environ.get('MSCALE_CACHE')
-    return Path(root or Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'mscale_ocrnet') / 'weights'
+    """Where downloads are kept."""
+    return cache_folder() / 'weights'
 
 
 def _downloaded(entry: dict[str, Any]) -> Path:

@@ -14,6 +14,7 @@ import numpy as np
 
 from common.atomic_io import flush_folder, sha256_of
 from common.errors import FileError
+from common.model_zoo import cache_folder
 from inference import fused
 from models import layers, ocr, operations, scale_attention
 from models.mscale_ocrnet import MscaleOCRNet
@@ -22,13 +23,6 @@ from models.weights import check_path, load_weights
 logger = logging.getLogger(__name__)
 
 OBJECTS, SIZES = 'objects.npz', 'sizes.json'
-
-
-def cache_folder() -> Path:
-    """Where converted networks are kept: $MSCALE_CACHE, else mscale_ocrnet in the user's cache folder."""
-    if chosen := os.environ.get('MSCALE_CACHE'):
-        return Path(chosen)
-    return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'mscale_ocrnet'
 
 
 @contextmanager

@@ -111,9 +111,6 @@ def restore_size(logits: paddle.Tensor, trans_info: Iterable) -> paddle.Tensor:
     return logits
 
 
-undo = restore_size  # the name that tools/autolabel.py imports
-
-
 def _starts(size: int, crop: int, stride: int) -> list[int]:
     """Starts of the windows along one axis: every `stride` pixels, the last window flush with the end."""
     count = math.ceil(max(size - crop, 0) / stride) + 1

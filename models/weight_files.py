@@ -121,11 +121,12 @@ def _read_safetensors(file: BinaryIO) -> dict[str, np.ndarray]:
             raise Refused(f'tensor {name!r:.80} with a shape or place that does not fit the file')
         file.seek(8 + length + start)
         array = np.frombuffer(file.read(stop - start), np.dtype(code).newbyteorder('<')).reshape(shape)
-        result[name] = _from_bfloat16(array) if entry['dtype'] == 'BF16' else array.copy()
+        result[name] = from_bfloat16(array) if entry['dtype'] == 'BF16' else array.copy()
     return result
 
 
-def _from_bfloat16(array: np.ndarray) -> np.ndarray:
+def from_bfloat16(array: np.ndarray) -> np.ndarray:
+    """uint16 bits of bfloat16 as float32, exactly."""
     return (array.astype(np.uint32) << 16).view(np.float32)
 
 
@@ -164,7 +165,7 @@ def _storage(archive: zipfile.ZipFile, folder: str, pid: Any) -> np.ndarray:
         raise Refused('a persistent id that is no storage')
     data = archive.read(f'{folder}/data/{pid[2]}')
     if pid[1].code == 'bfloat16':
-        return _from_bfloat16(np.frombuffer(data, '<u2'))
+        return from_bfloat16(np.frombuffer(data, '<u2'))
     return np.frombuffer(data, np.dtype(pid[1].code).newbyteorder('<'))
 
 

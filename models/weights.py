@@ -9,7 +9,7 @@ import numpy as np
 import paddle
 
 from common.errors import FileError, UserError
-from models.weight_files import NAME_TABLE, read_state
+from models.weight_files import NAME_TABLE, from_bfloat16, read_state
 from models.weight_names import from_torch, is_torchs, unwrapped
 
 logger = logging.getLogger(__name__)
@@ -118,7 +118,7 @@ def _as_float32(state: dict[str, np.ndarray], target: dict[str, paddle.Tensor],
         wanted = str(target[name].dtype).rpartition('.')[2]
         found = array.dtype.name
         if wanted == 'float32' and found == 'uint16':  # Paddle's bfloat16
-            found, array = 'bfloat16', (array.astype(np.uint32) << 16).view(np.float32)
+            found, array = 'bfloat16', from_bfloat16(array)
         if found != wanted:
             other[f'{found} instead of {wanted}'] += 1
             array = array.astype(wanted)

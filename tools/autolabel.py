@@ -34,7 +34,7 @@ if __name__ == '__main__':
     repository.import_from_root()
 
 from common import cli, flags
-from common.errors import UserError
+from common.errors import UserError, is_expected
 
 if TYPE_CHECKING:
     import numpy as np
@@ -74,11 +74,11 @@ def confident(predict: Predictor, sample: Mapping[str, Any]) -> tuple[np.ndarray
     import paddle
     import paddle.nn.functional as F
 
-    from inference.predictor import undo
+    from inference.predictor import restore_size
 
     logits = predict.logits(paddle.to_tensor(np.asarray(sample['img'])).unsqueeze(0))
     with paddle.no_grad():
-        logits = undo(logits, sample.get('trans_info', ())).astype('float32')
+        logits = restore_size(logits, sample.get('trans_info', ())).astype('float32')
         confidence = F.softmax(logits, axis=1).max(axis=1)[0].numpy()
     if not np.isfinite(confidence).all():
         raise UserError('expected finite logits, found NaN or infinity; check --model_path')
@@ -103,7 +103,7 @@ def predict_all(predict: Predictor, transforms: Callable[[dict[str, Any]], dict[
         for job, sample, error in prefetch(load, jobs, num_workers):
             if error is None:
                 yield job, *confident(predict, sample)
-            elif isinstance(error, (UserError, OSError)):
+            elif is_expected(error):
                 failed.append(str(error) if str(job.image) in str(error) else f'{job.image}: {error}')
                 bar.advance()
             else:
