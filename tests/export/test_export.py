@@ -13,10 +13,9 @@ from PIL import Image
 import export
 import predict
 import val
-from common.export_table import FORMATS
+from common.export_table import FORMATS, LARGEST_SIDE
 from datasets.labels import CITYSCAPES
 from inference.export import description, onnx_graph, whole
-from inference.export.scaled_sizes import LARGEST
 from tests import fill
 from tests.conftest import run_script as run
 from tests.conftest import write_tiny_config
@@ -58,7 +57,6 @@ def refused(weights, folder, capsys, *flags):
 
 
 def test_flags_and_table_agree():
-    assert export.LARGEST == LARGEST
     for name, entry in FORMATS.items():
         module = importlib.import_module(entry.module)
         assert callable(module.write) and callable(module.load), name
@@ -182,7 +180,7 @@ def test_openvino_metadata(weights, tmp_path):
 # ---------------------------------------------------------------- refusals
 
 @pytest.mark.parametrize('words', [['64'], ['0', '64'], ['64', '-1'], ['1', '3', '64', '64'], ['64', 'any'],
-                                   ['6.4', '64'], [str(LARGEST + 1), '64']], ids=' '.join)
+                                   ['6.4', '64'], [str(LARGEST_SIDE + 1), '64']], ids=' '.join)
 def test_input_shapes_that_are_none(weights, tmp_path, capsys, words):
     text = refused(weights, tmp_path / 'out', capsys, '--input_shape', *words)
     if not any(word.startswith('-') for word in words):
@@ -248,6 +246,6 @@ def test_weights_of_another_network_and_no_file(weights, tmp_path, capsys):
 def test_nothing_is_left_of_a_wrong_export(weights, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(onnx_graph.WholeOps, 'full_precision', lambda self, x: self.relu(x))
     text = refused(weights, tmp_path / 'out', capsys, *ONE_SCALE)
-    assert text.startswith('error: check of the exported file with an image of 96x160: expected a difference of at most '
-                           '0.001 of the range from the network of val.py, found ')
+    assert text.startswith('error: check of the exported file with an image of 96x160: expected a difference of at '
+                           'most 0.001 of the range from the network of val.py, found ')
     assert text.endswith('of 15360 classes; nothing was written: try --precision fp32, else report it')

@@ -22,8 +22,8 @@ TENSORRT = {
     'InstanceNormalization', 'LeakyRelu', 'Less', 'Log', 'MatMul', 'Max', 'MaxPool', 'Mean', 'Min', 'Mod', 'Mul',
     'Neg', 'Not', 'Or', 'Pad', 'Pow', 'PRelu', 'Range', 'Reciprocal', 'ReduceMax', 'ReduceMean', 'ReduceMin',
     'ReduceProd', 'ReduceSum', 'Relu', 'Reshape', 'Resize', 'Round', 'Shape', 'Sigmoid', 'Size', 'Slice', 'Softmax',
-    'SpaceToDepth', 'Split', 'Sqrt', 'Squeeze', 'Sub', 'Sum', 'Tanh', 'Tile', 'TopK', 'Transpose', 'Unsqueeze', 'Upsample',
-    'Where'}
+    'SpaceToDepth', 'Split', 'Sqrt', 'Squeeze', 'Sub', 'Sum', 'Tanh', 'Tile', 'TopK', 'Transpose', 'Unsqueeze',
+    'Upsample', 'Where'}
 TENSORRT_OPSETS = range(9, 21)
 SIZES_AT_RUN_TIME = {'Shape', 'Gather', 'Max', 'Floor', 'Size', 'ConstantOfShape', 'Expand', 'NonZero'}
 

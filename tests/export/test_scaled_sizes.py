@@ -4,9 +4,10 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
+from common.export_table import LARGEST_SIDE
 from inference.export import scaled_sizes
 
-SIDES = range(1, scaled_sizes.LARGEST + 1)
+SIDES = range(1, LARGEST_SIDE + 1)
 
 
 @pytest.mark.parametrize('scale', [0.25, 0.5, 0.75, 1.0, 1.1, 1.25, 1.5, 1.75, 2.0, 3.0])
@@ -22,5 +23,5 @@ def test_scales_without_a_fraction(scale):
     assert scaled_sizes.as_fraction(scale) is None
     table = scaled_sizes.sides_at(scale)
     assert all(table[side] == max(1, int(side * scale)) for side in SIDES)
-    in_float32 = np.floor(np.arange(scaled_sizes.LARGEST + 1, dtype=np.float32) * np.float32(scale))
+    in_float32 = np.floor(np.arange(LARGEST_SIDE + 1, dtype=np.float32) * np.float32(scale))
     assert (table[1:] != np.maximum(in_float32, 1)[1:]).any(), 'float32 would do'
