@@ -1,7 +1,7 @@
 """Run by test_prepare_interrupted.py: tools/prepare_cityscapes.py slowed down, to be interrupted or killed.
 
-python kill_prepare.py until FILE ARGUMENTS...: as the script itself, but every process that has written a photo waits for
-FILE: however fast the machine is, the run has begun and not ended.
+python kill_prepare.py until FILE ARGUMENTS...: as the script itself, but every process that has written a photo waits
+for FILE: however fast the machine is, the run has begun and not ended.
 python kill_prepare.py kill ROOT ZIPS KILLS SEED: kills it KILLS times, a short random while after it has begun to
 write, every second time the parent alone, and lets it end then. Last line: its exit status, the different numbers of
 files that there were after a kill, the temporary files that were seen then. It does not end while an orphan lives.
