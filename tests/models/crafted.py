@@ -1,10 +1,13 @@
 """Files that pretend to be weights: each tries to run code, or to fill the memory, when it is loaded."""
+import copy
 import io
 import json
 import os
 import pickle
+import pickletools
 import struct
 import subprocess
+import warnings
 import zipfile
 from functools import partial
 
@@ -76,8 +79,263 @@ def array_announcing(shape, data=b'\0' * 4):
         call('numpy', 'dtype', 'f4', False, True)[2:-1] + b'\x89' + pickle.dumps(data, 3)[2:-1] + b'tb.'
 
 
+def text(value):
+    """The instruction that puts text on the stack."""
+    data = value.encode()
+    return b'X' + struct.pack('<I', len(data)) + data
+
+
+def global_(module, name):
+    """A name from the stack, which may hold what a line cannot."""
+    return b'\x80\x04' + text(module) + text(name) + b'\x93.'
+
+
+def plain(value):
+    """The instructions of plain values, without head and end."""
+    return pickletools.optimize(pickle.dumps(value, 3))[2:-1]  # which puts nothing into the memo
+
+
+def dtype(code, state=None):
+    """The instructions of numpy.dtype(code) with a state."""
+    return b'cnumpy\ndtype\n' + plain((code, False, True)) + b'R' + (b'' if state is None else plain(state) + b'b')
+
+
+def array(dtype_code, shape=b'K\x01\x85', data=b'\0' * 4):
+    """An array of these instructions for dtype and shape; data: bytes, or instructions that find them."""
+    return (b'cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\0\x85C\x01b\x87R(K\x01' + shape + dtype_code
+            + b'\x89' + data + b'tb')
+
+
+def array_pickle(dtype_code, shape=b'K\x01\x85', data=b'\0' * 4):
+    return b'\x80\x03' + array(dtype_code, shape, plain(data)) + b'.'
+
+
+def twice(depth):
+    """Instructions of tuples that each hold the one before twice: their repr has 2**depth parts."""
+    return b'K\0' + b''.join(b'r' + struct.pack('<I', i) + b'j' + struct.pack('<I', i) + b'\x86' for i in range(depth))
+
+
+def many(first, each, count):
+    """A list of `each` over and over, after something that is put into memo 0."""
+    return b'\x80\x03' + first + b'r\0\0\0\0](' + each * count + b'e.'
+
+
+def more_pickles(touch):
+    """{what: bytes}: of every instruction that is known, and of every name, what goes beyond weights."""
+    system = b'cos\nsystem\n'
+    big = b'B' + struct.pack('<I', 16 << 20) + bytes(16 << 20)
+    long_text = b'X' + struct.pack('<I', 16 << 20) + b'a' * (16 << 20)
+    memo = b'j\0\0\0\0'
+    return {
+        'object dtype': array_pickle(dtype('O8', (3, '|', None, None, None, -1, -1, 63))),
+        'dtype of a subarray': array_pickle(dtype('f4', (3, '|', ('f4', (2,)), None, None, -1, -1, 0))),
+        'dtype with names': array_pickle(dtype('f4', (3, '|', None, ('a',), None, -1, -1, 0))),
+        'dtype with metadata': dumps(np.zeros(2, np.dtype('f4', metadata={'a': Call(os.system, touch)}))),
+        'dtype of a million fields': array_pickle(dtype('f4,' * 1_000_000)),
+        'dtype of brackets': array_pickle(dtype('(' * 100_000)),
+        'structured dtype': array_pickle(dtype('V8', (3, '|', None, None, None, 8, 1, 0))),
+        'dtype of times': array_pickle(dtype('M8', (4, '<', None, None, None, -1, -1, 0, ({}, (b'D', 1, 1, 1))))),
+        'dtype of text': array_pickle(dtype('U1', (3, '<', None, None, None, 4, 4, 8))),
+        'dtype that is a list': b'\x80\x03cnumpy\ndtype\n]\x85R.',
+        'state of another length': array_pickle(dtype('f4', (3,))),
+        'array of many sides': array_pickle(dtype('f4'), plain((1,) * 100)),
+        'array of huge sides': array_pickle(dtype('f4'), plain((1 << 500,) * 20_000)),
+        'array of nothing by huge sides': array_pickle(dtype('f4'), plain((0, 1 << 100)), b''),
+        'array of text': array_pickle(dtype('f4'), data='aaaa'),
+        'shape with lists in it': array_pickle(dtype('f4'), plain(([1],))),
+        'bytes used by many arrays': many(big, array(dtype('f4', (3, '>', None, None, None, -1, -1, 0)),
+                                                     plain((4 << 20,)), memo), 40),
+        'text encoded many times': many(long_text, b'c_codecs\nencode\n' + memo + b'\x85R', 40),
+        'list copied many times': many(plain([0] * 10_000), b'cbuiltins\ntuple\n' + memo + b'\x85R', 4_000),
+        'pairs copied many times': many(plain([('a', 1)] * 10_000), b'ccollections\nOrderedDict\n' + memo + b'\x85R',
+                                        4_000),
+        'millions of lists': b'\x80\x02' + b']' * 600_000 + b'.',
+        'millions of marks': b'\x80\x02' + b'(' * 600_000 + b'.',
+        'doubled tuples as a type': b'\x80\x02cnumpy\ndtype\n' + twice(60) + b'\x85R.',
+        'doubled tuples as a shape': array_pickle(dtype('f4'), twice(60)),
+        'doubled tuples as an expression': b'\x80\x02cbuiltins\neval\n' + twice(60) + b'}\x86R.',
+        'doubled tuples as a key': b'\x80\x02}' + twice(60) + b'K\0s.',
+        'colliding keys': b'\x80\x02}(' + b''.join(b'\x8a\x0a' + (i * ((1 << 61) - 1)).to_bytes(10, 'little') + b'K\0'
+                                                  for i in range(50_000)) + b'u.',
+        'name with a line break': global_('os', 'system\nerror: fine'),
+        'name that colours the terminal': global_('os', '\x1b[31msystem'),
+        'name of megabytes': global_('a' * (4 << 20), 'b' * (4 << 20)),
+        'name with dots': global_('numpy', 'dtype.__init__.__globals__'),
+        'name of a stand-in': global_('models.safe_pickle', '_Unpickler'),
+        'key that colours the terminal': dumps({'\x1b[31m': 1}),
+        'key of megabytes': dumps({'a' * (1 << 20): 1}),
+        'key of half a character': b'\x80\x02}X\x03\0\0\0\xed\xa0\x80K\0s.',
+        'integer of 255 bytes': b'\x80\x02\x8a\xff' + b'\xff' * 255 + b'.',
+        'integer as text': b'\x80\x02I' + b'9' * 6_000 + b'\n.',
+        'memo as text': b'\x80\x02]p99999999999999999999\n.',
+        'duplicate': b'\x80\x02]2a.',
+        'pop': b'\x80\x02]]0.',
+        'set': dumps({'a': {1, 2}}),
+        'bytearray': pickle.dumps({'a': bytearray(8)}, 5),
+        'complex number': dumps({'a': 1j}),
+        'call of an array': b'\x80\x03' + array(dtype('f4'), data=plain(b'abcd')) + b')R.',
+        'call of a call': b'\x80\x03cnumpy\ndtype\n' + plain(('f4',)) + b'R' + plain(('f4',)) + b'R.',
+        'call with a name': b'\x80\x02cbuiltins\neval\n' + system + plain({'data': 1}) + b'\x86R.',
+        'call of bytes with a number': b'\x80\x02cbuiltins\nbytes\nJ\0\0\0\x7f\x85R.',
+        'call with another number of values': b'\x80\x02c_codecs\nencode\n)R.',
+        'call without a tuple': b'\x80\x02cnumpy\ndtype\n]R.',
+        'state for a mapping': b'\x80\x02}}b.',
+        'state for a list': b'\x80\x02]' + plain((1,)) + b'b.',
+        'state of numbers for an array': b'\x80\x02' + array(dtype('f4'), data=plain(b'abcd')) + b'K\0b.',
+        'entry of a list': b'\x80\x02]' + plain('a') + b'K\0s.',
+        'item of a mapping': b'\x80\x02}K\0a.',
+        'a bare name': b'\x80\x02}' + plain('a') + b'cnumpy\nndarray\ns.',
+        'a bare type of numbers': b'\x80\x02}' + plain('a') + dtype('f4') + b's.',
+        'frame in a frame': b'\x80\x04\x95' + struct.pack('<Q', 12) + b'\x95' + struct.pack('<Q', 1) + b']]].',
+        'endless frame': b'\x80\x04\x95' + struct.pack('<Q', 1 << 63) + b']',
+        'empty stack': b'\x80\x02.',
+        'no end': b'\x80\x02]',
+        'protocol 255': b'\x80\xff].',
+    }
+
+
+def tensor(key='0', size=b'K\x04\x85', stride=b'K\x01\x85', offset=b'K\0', count=b'K\x04', kind='Float'):
+    """Instructions that rebuild a tensor as torch writes them; numbers are instructions, too."""
+    return (b'ctorch._utils\n_rebuild_tensor_v2\n((' + text('storage') + f'ctorch\n{kind}Storage\n'.encode()
+            + text(key) + text('cpu') + count + b'tQ' + offset + size + stride + b'\x89}tR')
+
+
+def torch_file(*tensors, data=b'\0' * 16, **members):
+    return torch_zip(b'\x80\x02](' + b''.join(tensors) + b'e.', **{'0': data, **members})
+
+
+def torch_files():
+    """{what: bytes}: zip files of torch.save with members, storages and views that do not fit."""
+    good = torch_file(tensor())
+    encrypted = bytearray(good)
+    for start in (i for i in range(len(good)) if good[i:i + 4] == b'PK\x01\x02'):
+        encrypted[start + 8] |= 1
+    side = 2048
+    square = dict(size=b'M\0\x08M\0\x08\x86', stride=b'K\x01M\0\x08\x86', count=plain(side * side))
+    return {
+        'torch: encrypted': bytes(encrypted),
+        'torch: storage shorter than announced': torch_file(tensor(count=b'K\x05', size=b'K\x05\x85')),
+        'torch: storage longer than announced': torch_file(tensor(count=b'K\x03', size=b'K\x03\x85')),
+        'torch: storage of odd length': torch_file(tensor(), data=b'\0' * 15),
+        'torch: strides beyond the storage': torch_file(tensor(stride=b'K\x02\x85')),
+        'torch: negative offset': torch_file(tensor(offset=b'J\xff\xff\xff\xff', size=b'K\1\x85')),
+        'torch: negative stride': torch_file(tensor(stride=b'J\xff\xff\xff\xff\x85')),
+        'torch: offset beyond the storage': torch_file(tensor(offset=b'K\x04', size=b'K\1\x85')),
+        'torch: overflowing stride': torch_file(tensor(stride=b'\x8a\x09' + bytes(8) + b'\1\x85', size=b'K\2\x85')),
+        'torch: sides and strides of other numbers': torch_file(tensor(size=b'K\1K\4\x86')),
+        'torch: many sides': torch_file(tensor(size=plain((1,) * 100), stride=plain((1,) * 100))),
+        'torch: a shape that is a storage': torch_file(tensor(size=tensor(), stride=tensor())),
+        'torch: a shape that is text': torch_file(tensor(size=text('aa'), stride=text('aa'))),
+        'torch: a storage that is no storage': torch_zip(b'\x80\x02' + plain(('storage', 1, '0', 'cpu', 4)) + b'Q.'),
+        'torch: a key that is a list': torch_zip(b'\x80\x02(' + text('storage') + b'ctorch\nFloatStorage\n]'
+                                                 + text('cpu') + b'K\4tQ.'),
+        'torch: a call of a storage': torch_zip(b'\x80\x02ctorch\nFloatStorage\nK\4\x85R.'),
+        'torch: one storage turned many times': torch_file(*[tensor(**square)] * 40, data=bytes(4 * side * side)),
+        'torch: a storage that is not there': torch_file(tensor('7')),
+        'torch: big-endian': _edited_zip(good, {'archive/byteorder': b'big'}),
+        'torch: a whole module': torch_zip(b'\x80\x02ctorch.nn.modules.conv\nConv2d\n)\x81.'),
+        'torch: two pickles': _edited_zip(good, {'other/data.pkl': b'\x80\x02].'}),
+        'torch: one name twice': _edited_zip(good, {'archive/data/0': b'1' * 16}),
+        'torch: the pickle above': _edited_zip(_zip_of('a'), {'../x/data.pkl': b'\x80\x02].'}),
+        'torch: members that share their bytes': _overlapping(40, 16 << 20),
+        'torch: a member of gigabytes': _with_size(good, 3 << 30),
+        'torch: millions of members': _listing(60_000),
+        'torch: no list of members': good[:-30],
+        'torch: nothing but a head': b'PK\x03\x04' + bytes(600),
+    }
+
+
+def _edited_zip(data, added):
+    buffer = io.BytesIO(data)
+    with warnings.catch_warnings(), zipfile.ZipFile(buffer, 'a') as archive:
+        warnings.simplefilter('ignore')  # of one name twice
+        for name, content in added.items():
+            archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+def _overlapping(count, size):
+    """Members data/0, data/1, ... whose headers all lead to the first one's bytes."""
+    tensors = [tensor(str(i), size=plain((size // 4,)), count=plain(size // 4)) for i in range(count)]
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, 'w') as archive:
+        archive.writestr('a/data.pkl', b'\x80\x02](' + b''.join(tensors) + b'e.')
+        archive.writestr('a/data/0', bytes(size))
+        first = archive.infolist()[-1]
+        for i in range(1, count):
+            other = copy.copy(first)
+            other.filename = other.orig_filename = f'a/data/{i}'
+            archive.filelist.append(other)
+    return buffer.getvalue()
+
+
+def _with_size(data, size):
+    """The last member's sizes replaced in the list of members."""
+    start = data.rindex(b'PK\x01\x02')
+    return data[:start + 20] + struct.pack('<II', size, size) + data[start + 28:]
+
+
+def _listing(count):
+    """A list of `count` members, each an entry of 46 bytes and a name, which all lead to the first."""
+    entry = struct.pack('<IHHHHHHIIIHHHHHII', 0x02014b50, 20, 20, 0, 0, 0, 33, 0, 0, 0, 100, 0, 0, 0, 0, 0, 0)
+    listed = b''.join(entry + f'{i:0>100}'.encode() for i in range(count))
+    end = struct.pack('<IHHHHIIH', 0x06054b50, 0, 0, count, count, len(listed), 30, 0)
+    return b'PK\x03\x04' + bytes(26) + listed + end
+
+
+def safetensors_files():
+    """{what: bytes}: headers whose names, types, shapes and places do not fit."""
+    def one(shape, offsets, kind='F32', data=b'\0' * 8, **others):
+        return safetensors({'a': {'dtype': kind, 'shape': shape, 'data_offsets': offsets}, **others}, data)
+
+    def raw(entry, data=b'\0' * 8):
+        return safetensors(b'{"a":' + entry + b'}', data)
+
+    return {
+        'safetensors: overlapping': one([2], [0, 8], b={'dtype': 'F32', 'shape': [1], 'data_offsets': [4, 8]}),
+        'safetensors: all of it many times': safetensors({
+            f't{i}': {'dtype': 'F16', 'shape': [8 << 20], 'data_offsets': [0, 16 << 20]} for i in range(40)},
+            bytes(16 << 20)),
+        'safetensors: a hole': one([1], [4, 8]),
+        'safetensors: bytes left over': one([1], [0, 4]),
+        'safetensors: out of range': one([3], [0, 12]),
+        'safetensors: negative place': one([2], [-8, 0]),
+        'safetensors: backwards': one([2], [8, 0]),
+        'safetensors: type and bytes differ': one([2], [0, 8], 'F64'),
+        'safetensors: half a number': one([1], [0, 7], data=b'\0' * 7),
+        'safetensors: shape of truth': one([True, 2], [0, 8]),
+        'safetensors: shape of fractions': one([2.0], [0, 8]),
+        'safetensors: shape of text': one('2', [0, 8]),
+        'safetensors: negative shape': one([-2, -1], [0, 8]),
+        'safetensors: many sides': one([1] * 100 + [2], [0, 8]),
+        'safetensors: nothing by huge sides': one([0, 1 << 100], [0, 0], data=b''),
+        'safetensors: huge sides': one([1 << 4000] * 1000, [0, 8]),
+        'safetensors: NaN': raw(b'{"dtype":"F32","shape":[NaN],"data_offsets":[0,8]}'),
+        'safetensors: infinity': raw(b'{"dtype":"F32","shape":[1e999],"data_offsets":[0,8]}'),
+        'safetensors: thousands of digits': raw(
+            b'{"dtype":"F32","shape":[' + b'9' * 6000 + b'],"data_offsets":[0,8]}'),
+        'safetensors: one name twice': safetensors(b'{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},'
+                                                   b'"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}', b'a'),
+        'safetensors: one key twice': raw(b'{"dtype":"F32","dtype":"F32","shape":[2],"data_offsets":[0,8]}'),
+        'safetensors: three offsets': one([2], [0, 8, 9]),
+        'safetensors: no type': raw(b'{"shape":[2],"data_offsets":[0,8]}'),
+        'safetensors: a type that is a list': one([2], [0, 8], ['F32']),
+        'safetensors: an entry that is text': raw(b'"F32"'),
+        'safetensors: name with a line break': safetensors({'a\nerror: fine': {
+            'dtype': 'F32', 'shape': [2], 'data_offsets': [0, 8]}}, bytes(8)),
+        'safetensors: lists by the megabyte': safetensors(b'{"a":[' + b'[],' * (3 << 20) + b'[]]}'),
+        'safetensors: no text': safetensors(b'{"\xff\xfe":1}'),
+        'safetensors: header cut off': struct.pack('<Q', 400) + b'{"a":',
+    }
+
+
 def files(marker):
     """{what: bytes}; what runs would create the file `marker`."""
+    touch = f'touch {marker}'
+    return {**_files(marker), **more_pickles(touch), **torch_files(), **safetensors_files()}
+
+
+def _files(marker):
     touch = f'touch {marker}'
     opener = partial(open, str(marker), 'w')
     storage = call('os', 'system', touch)
