@@ -327,7 +327,7 @@ class _Unpickler(_PythonUnpickler):
 
         return run
 
-    dispatch = dict.fromkeys(range(256), _unknown)
+    dispatch: Any = dict.fromkeys(range(256), _unknown)
     for _code in (pickle.PROTO, pickle.FRAME, pickle.STOP, pickle.MARK, pickle.NONE, pickle.NEWTRUE, pickle.NEWFALSE,
                   pickle.BININT, pickle.BININT1, pickle.BININT2, pickle.BINFLOAT, pickle.BINUNICODE,
                   pickle.SHORT_BINUNICODE, pickle.BINUNICODE8, pickle.BINBYTES, pickle.SHORT_BINBYTES,

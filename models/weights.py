@@ -2,7 +2,7 @@
 import logging
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,12 +36,21 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
     if isinstance(state, dict):
         state.pop(NAME_TABLE, None)
         if 'LR_Scheduler' not in state and not all(isinstance(value, np.ndarray) for value in state.values()):
-            state = unwrapped(state) or state
+            state = _once(path, unwrapped, state) or state
     if not isinstance(state, dict) or 'LR_Scheduler' in state \
-            or not all(isinstance(value, np.ndarray) for value in state.values()):
+            or not all(isinstance(name, str) and isinstance(value, np.ndarray) for name, value in state.items()):
         raise UserError(f'{path}: expected a state dict of arrays, found {type(state).__name__}; '
                         'is it an optimizer state (.pdopt)?')
     return state
+
+
+def _once(path: str | os.PathLike, function: Callable[..., dict[str, np.ndarray]],
+          *arguments: Any) -> dict[str, np.ndarray]:
+    """The function's result; UserError where two entries of the file have one meaning."""
+    try:
+        return function(*arguments)
+    except ValueError as error:
+        raise UserError(f'{path}: expected every tensor once, found {error}; remove one of them') from error
 
 
 def _under_our_names(state: dict[str, np.ndarray], model: paddle.nn.Layer,
@@ -49,7 +58,7 @@ def _under_our_names(state: dict[str, np.ndarray], model: paddle.nn.Layer,
     if not is_torchs(state):
         return state
     logger.info('%s: the names are those of torch (NVIDIA, HRNet or timm); converted', path)
-    return from_torch(state, model.state_dict())
+    return _once(path, from_torch, state, model.state_dict())
 
 
 def load_weights(model: paddle.nn.Layer, path: str | os.PathLike, skip: Sequence[str] = ()) -> None:
