@@ -5,7 +5,7 @@ layouts, under names of its own; its OCRNet is the same without the scale attent
 authors, and timm's hrnet_w*, use NVIDIA's names of the backbone; the authors' HRNet with OCR has the heads beside it.
 """
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 
 import numpy as np
 
@@ -119,6 +119,24 @@ def from_torch(state: Mapping, wanted: Iterable[str]) -> dict[str, np.ndarray]:
 def _renumbered(name: str) -> str:
     head, number, *rest = name.split('.')
     return '.'.join([head, _OTHERS.get(head, {}).get(number, number), *rest])
+
+
+def without_biases(state: Mapping[str, np.ndarray],
+                   wanted: Container[str]) -> tuple[dict[str, np.ndarray], list[str]]:
+    """(state dict, names that are gone): biases that the network lacks, taken into the batch norm that follows.
+
+    PaddleSeg 2.8's OCRNet has a bias in seven convolutions before a batch norm, where the published weights have none.
+    In training the norm takes it out again; in evaluation norm(y + bias) is norm(y) with the mean less the bias.
+    """
+    result, gone = dict(state), []
+    for name, bias in state.items():
+        mean = f'{name.removesuffix("._conv.bias")}._batch_norm._mean'
+        if name.endswith('._conv.bias') and name not in wanted and mean in wanted and mean in state \
+                and state[mean].shape == bias.shape and state[mean].dtype == bias.dtype == np.float32:
+            result[mean] = state[mean] - bias
+            del result[name]
+            gone.append(name)
+    return result, gone
 
 
 def to_torch(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -63,3 +63,15 @@ def write_pth(path, state, prefix='module.', inside=True):
             archive.writestr(f'{path.stem}/data/{key}', np.ascontiguousarray(value).tobytes())
         archive.writestr(f'{path.stem}/version', b'3\n')
     return path
+
+
+def hrnet_ocr(state):
+    """NVIDIA's names as HRNet's authors have them: backbone and heads side by side, in a wrapper with its loss."""
+    renamed = {'ocr.conv3x3_ocr.1.0.': 'conv3x3_ocr.1.', 'ocr.aux_head.1.0.': 'aux_head.1.',
+               'ocr.aux_head.2.': 'aux_head.3.', 'ocr.': '', 'backbone.': ''}
+    result = {'loss.criterion.weight': np.ones(3, 'float32')}
+    for name, value in state.items():
+        old = next((old for old in renamed if name.startswith(old)), None)
+        if old is not None:
+            result[f'model.{renamed[old]}{name.removeprefix(old)}'] = value
+    return result

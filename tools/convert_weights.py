@@ -45,7 +45,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 def convert(state: dict[str, np.ndarray], wanted: dict[str, list[int]],
             names: str) -> tuple[dict[str, np.ndarray], list[str], list[str], list[str]]:
-    """(state dict under the wanted names, names of ImageNet's head that are dropped, that have no place, are missing).
+    """(state dict under the wanted names, names that go into others or are dropped, that have no place, are missing).
 
     wanted: {name: shape} of the MscaleOCRNet's state dict. Raises ValueError for two entries of one meaning.
     """
@@ -56,10 +56,12 @@ def convert(state: dict[str, np.ndarray], wanted: dict[str, list[int]],
         state = weight_names.from_torch(state, wanted)
     elif not any(name in wanted for name in state):
         state = {f'ocrnet.{name}': value for name, value in state.items()}
-    dropped: list[str] = []
+    state, dropped = weight_names.without_biases(state, wanted)
     if not any(name.startswith(HEAD) for name in state):
-        dropped = [name for name in state if name.startswith(IMAGENET_HEAD)]
+        dropped += [name for name in state if name.startswith(IMAGENET_HEAD)]
         state = {name: value for name, value in state.items() if name not in dropped}
+    state = {name: state[name] for name in [*(name for name in wanted if name in state), *(
+        name for name in state if name not in wanted)]}  # one order, whatever the source has
     unknown = [name for name, value in state.items() if name not in wanted or list(value.shape) != wanted[name]]
     missing = [name for name in wanted if name not in state]
     if names == 'nvidia' and not unknown:
@@ -70,7 +72,7 @@ def convert(state: dict[str, np.ndarray], wanted: dict[str, list[int]],
 def _classes(state: dict[str, np.ndarray], source: str) -> int:
     """The number of classes by the bias of the classifier; Cityscapes' where there is none."""
     bias = next((value for name, value in state.items()
-                 if name.endswith(('ocr.cls_head.bias', 'head.cls_head.bias')) or name == 'cls_head.bias'), None)
+                 if name.split('.')[-2:] == ['cls_head', 'bias']), None)
     if bias is None:
         return 19
     if bias.ndim != 1 or not 1 <= bias.size <= MAX_CLASSES:
@@ -113,7 +115,7 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f'{args.source}: expected every tensor once, found {error}; remove one of them') from error
     print(f'{args.source}: {len(state)} tensors under {source} names; {len(unknown)} have no place in MscaleOCRNet on '
           f'{args.backbone}, {len(missing)} of its {len(wanted)} are missing')
-    for what, names in (('of its ImageNet head, dropped', dropped), ('no place', unknown), ('missing', missing)):
+    for what, names in (('taken into a batch norm, or dropped with a head for ImageNet', dropped), ('no place', unknown), ('missing', missing)):
         for name in names[:20]:
             print(f'  {what}: {name}')
         if len(names) > 20:
@@ -134,12 +136,15 @@ def encoded(arrays: dict[str, np.ndarray], suffix: str) -> bytes:
     """The bytes of a file with these arrays."""
     if suffix == '.safetensors':
         from safetensors.numpy import save
-        return save({name: np.ascontiguousarray(array) for name, array in arrays.items()}, {'format': 'pt'})
+        return save({name: np.asarray(array, order='C') for name, array in arrays.items()}, {'format': 'pt'})
     import io
 
     import paddle
     buffer = io.BytesIO()
-    paddle.save({name: paddle.to_tensor(array) for name, array in arrays.items()}, buffer)
+    tensors = {name: paddle.to_tensor(array) for name, array in arrays.items()}
+    for name, tensor in tensors.items():
+        tensor.name = name  # written too; Paddle's own counts the tensors of the process
+    paddle.save(tensors, buffer)
     return buffer.getvalue()
 
 

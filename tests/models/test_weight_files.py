@@ -196,6 +196,7 @@ def test_truncated_anywhere(tmp_path):
             read_state(path)
 
 
+# {where: command}; a new script that reads weights is one line, and gets --config of a tiny network.
 ENTRIES = {
     'val': ['val.py', '--model_path', '{file}'],
     'predict': ['predict.py', '--image_path', '{toy}/leftImg8bit/val', '--save_dir', '{tmp}/out', '--model_path',
@@ -205,6 +206,10 @@ ENTRIES = {
     'resume optimizer': ['train.py', '--save_dir', '{tmp}/run', '--resume_model', '{tmp}/iter_1/model.pdopt'],
     'resume averages': ['train.py', '--save_dir', '{tmp}/run', '--resume_model', '{tmp}/iter_1/ema_model.pdparams',
                         '--opts', 'options.ema=0.9'],
+    'convert': ['tools/convert_weights.py', '{file}', '{tmp}/out.pdparams'],
+    'model of PaddleSeg': ['train.py', '--config', '{tmp}/model.yml', '--save_dir', '{tmp}/run'],
+    'backbone of PaddleSeg': ['train.py', '--config', '{tmp}/backbone.yml', '--save_dir', '{tmp}/run'],
+    'transformer of PaddleSeg': ['train.py', '--config', '{tmp}/transformer.yml', '--save_dir', '{tmp}/run'],
     'autolabel': ['tools/autolabel.py', '--image_dir', '{toy}/leftImg8bit/val', '--save_dir', '{tmp}/out',
                   '--model_path', '{file}'],
 }
@@ -223,11 +228,22 @@ def test_every_entry_reads_safely(entry, tiny_config, toy, tmp_path):
         checkpoint(target.parent, tiny_config, ema='ema' in target.name)
         target.write_bytes(evil)
         command[position] = str(target.parent)
-    done = subprocess.run([sys.executable, *command[:1], '--config', str(tiny_config), *command[1:]], cwd=ROOT,
-                          capture_output=True, text=True)
+    for name, model in PADDLESEG.items():
+        (tmp_path / f'{name}.yml').write_text(
+            f'_base_: {tiny_config}\nmodel: {{_inherited_: False, {model.format(file=file)}}}\n')
+    if '--config' not in command and not command[0].endswith('convert_weights.py'):
+        command += ['--config', str(tiny_config)]
+    done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True)
     lines = done.stderr.strip().splitlines()
     assert done.returncode == 1 and not marker.exists(), done.stderr
     assert lines[-1].startswith('error: ') and 'the name posix.system' in lines[-1] and 'Traceback' not in done.stderr
+
+
+PADDLESEG = {
+    'model': 'type: ENet, pretrained: {file}, num_classes: 19',
+    'backbone': 'type: FCN, backbone: {{type: HRNet_W18, pretrained: {file}}}, num_classes: 19',
+    'transformer': 'type: SegmentationTransformer, backbone: {{type: ViT_small_patch16_224, pretrained: {file}}}, '
+                   'num_classes: 19'}
 
 
 def checkpoint(folder, config, ema):

@@ -35,6 +35,7 @@ def test_every_tensor_has_its_name_and_shape(model):
     assert {name: list(value.shape) for name, value in found.items()} == {
         name: shape for name, shape, _ in nvidia.listed()}
     expected = nvidia.filled()
+    assert list(found) == list(expected) or set(found) == set(expected)
     assert all(np.array_equal(found[name], expected[name]) for name in expected), 'there and back: the same file'
 
 
@@ -190,21 +191,9 @@ def test_a_name_of_no_network():
         nvidia_name('ocrnet.head.other._conv.weight')
 
 
-def hrnet_ocr(state):
-    """NVIDIA's names as HRNet's authors have them: backbone and heads side by side, in a wrapper with its loss."""
-    renamed = {'ocr.conv3x3_ocr.1.0.': 'conv3x3_ocr.1.', 'ocr.aux_head.1.0.': 'aux_head.1.',
-               'ocr.aux_head.2.': 'aux_head.3.', 'ocr.': '', 'backbone.': ''}
-    result = {'loss.criterion.weight': np.ones(3, 'float32')}
-    for name, value in state.items():
-        old = next((old for old in renamed if name.startswith(old)), None)
-        if old is not None:
-            result[f'model.{renamed[old]}{name.removeprefix(old)}'] = value
-    return result
-
-
 def test_hrnet_with_ocr_of_its_authors_starts_a_training(tmp_path, caplog):
     source, target = small(), small()
-    state = hrnet_ocr(torch_state(source))
+    state = nvidia.hrnet_ocr(torch_state(source))
     assert {'model.conv1.weight', 'model.aux_head.1.running_mean', 'model.conv3x3_ocr.0.bias', 'model.cls_head.bias',
             'model.ocr_distri_head.object_context_block.f_up.1.0.weight'} <= state.keys()
     attention = target.scale_attn.atten_head[2].weight.numpy().copy()
@@ -238,3 +227,13 @@ def test_two_entries_of_one_meaning_are_refused(tmp_path):
         path = write(tmp_path / 'x.safetensors', {**state, other: np.zeros(3, 'float32')})
         with pytest.raises(UserError, match=r'every tensor once, found two entries that mean \S*cls_head.bias'):
             load_weights(small(), path)
+
+
+def test_the_names_of_torch_are_for_this_network_alone(tmp_path):
+    class Other(paddle.nn.Layer):
+        def __init__(self):
+            super().__init__()
+            self.conv = paddle.nn.Conv2D(3, 3, 1)
+
+    with pytest.raises(UserError, match='expected the names of Other, found those of torch'):
+        load_weights(Other(), write(tmp_path / 'x.safetensors', torch_state(small())))
