@@ -115,7 +115,8 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f'{args.source}: expected every tensor once, found {error}; remove one of them') from error
     print(f'{args.source}: {len(state)} tensors under {source} names; {len(unknown)} have no place in MscaleOCRNet on '
           f'{args.backbone}, {len(missing)} of its {len(wanted)} are missing')
-    for what, names in (('taken into a batch norm, or dropped with a head for ImageNet', dropped), ('no place', unknown), ('missing', missing)):
+    for what, names in (('taken into a batch norm, or dropped with a head for ImageNet', dropped),
+                        ('no place', unknown), ('missing', missing)):
         for name in names[:20]:
             print(f'  {what}: {name}')
         if len(names) > 20:
