@@ -49,6 +49,8 @@ NEEDS = {
 # Flags of others that the text names.
 OTHERS = {'--no-deps', '--logdir', '--disable-telemetry', '--data-dir', '--listen-client-urls',
           '--advertise-client-urls', '--help', '--shm-size', '--ipc',
+          # NVIDIA's
+          '--mscale_old_arch', '--mscale_no3x3',
           # PaddleSeg's
           '--device', '--amp_level', '--profiler_options', '--data_format', '--repeats', '--use_ema', '--auc_roc'}
 SHELL = {'do', 'then', 'else', 'for', 'done', 'break', 'fi', 'export', 'sleep', 'if', '!', 'while'}

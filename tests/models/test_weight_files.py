@@ -16,7 +16,7 @@ import safetensors.numpy
 from common.errors import UserError
 from models.weight_files import NAME_TABLE, read_state
 from tests.conftest import PATIENCE, ROOT
-from tests.models import crafted
+from tests.models import crafted, crafted_archives
 
 ARRAYS = {'a': np.arange(6, dtype='float32').reshape(2, 3), 'b': np.array(3), 'c': np.zeros([0, 4], 'float32'),
           'd': np.arange(4, dtype='int32'), 'e': np.array([True, False]), 'f': np.linspace(0, 1, 5).astype('float16')}
@@ -116,12 +116,16 @@ def test_torch_zip_files_without_torch(tmp_path):
                             'half': np.array([1.0, -2.5], 'float32')})
 
 
+def all_crafted(marker):
+    return {**crafted.files(marker), **crafted_archives.files()}
+
+
 @pytest.fixture(scope='session')
 def crafted_files(tmp_path_factory):
     """(the file that would be made, {what: path}), written once: some are megabytes."""
     folder = tmp_path_factory.mktemp('crafted')
     marker, paths = folder / 'marker', {}
-    for i, (name, data) in enumerate(crafted.files(marker).items()):
+    for i, (name, data) in enumerate(all_crafted(marker).items()):
         paths[name] = folder / f'{i}.pdparams'
         paths[name].write_bytes(data)
     return marker, paths
@@ -140,7 +144,7 @@ def patience():
     signal.signal(signal.SIGALRM, before)
 
 
-@pytest.mark.parametrize('name', list(crafted.files(Path('/nowhere'))))
+@pytest.mark.parametrize('name', list(all_crafted(Path('/nowhere'))))
 def test_a_crafted_file_is_refused_in_one_line_and_nothing_runs(crafted_files, patience, name):
     marker, paths = crafted_files
     path = paths[name]
