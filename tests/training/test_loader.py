@@ -111,7 +111,7 @@ def test_samples_that_do_not_fit_together(monkeypatch, num_workers):
 
 
 def test_a_failure_of_the_reader_thread_is_not_taken_for_a_dead_worker(monkeypatch, capfd):
-    def broken(_):
+    def broken(*_):
         raise ZeroDivisionError('CUDA error 700')
 
     monkeypatch.setattr(loader, '_collate', broken)
