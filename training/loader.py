@@ -7,7 +7,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import cv2
@@ -59,7 +59,10 @@ def training_batches(dataset: Any, stream: EpochStream, num_workers: int,
     with _ReaderThread() as reader, workers.watch(hang_seconds):
         # Before the fork: in a forked worker, OpenCV would wait for ever for threads that were not forked with it.
         with _opencv_on_one_thread():
+            earlier = set(multiprocessing.active_children())
             batches = reader.started(lambda: iter(loader))
+            workers.pids = {process.pid for process in multiprocessing.active_children()
+                            if process.pid is not None and process not in earlier}
         while True:
             try:
                 with workers.waiting():
@@ -80,16 +83,22 @@ def training_batches(dataset: Any, stream: EpochStream, num_workers: int,
                    'img': normalization.on_device(batch['img']) if normalization else batch['img']}
             count += 1
     if count != len(stream):
-        files = [str(path) for index in workers.unfinished() for path in _files(dataset, index)]
         raise UserError(f'batch {count + 1}: expected it from a data worker, found that one '
-                         f'{"hung and was ended" if workers.hung else "died"} while reading '
-                         f'{", ".join(files) or "(unknown)"}; check these files, the free memory and the room in '
-                         f'/dev/shm (docs/training.md), then continue with --resume auto'
+                         f'{"hung and was ended" if workers.hung else "died"} {_where(dataset, workers)} the free memory '
+                         'and the room in /dev/shm (docs/training.md), then continue with --resume auto'
                          f'{_slow_disk(hang_seconds) if workers.hung else ""}') from cause
 
 
 def _slow_disk(hang_seconds: float) -> str:
     return f'; if only the disk is slow, raise options.loader_timeout above {hang_seconds:g} seconds'
+
+
+def _where(dataset: Any, workers: '_WorkerSamples') -> str:
+    """What a worker was doing when it ended, and what to check."""
+    files = [str(path) for index in workers.unfinished() for path in _files(dataset, index)]
+    if files:
+        return f'while reading {", ".join(files)}; check these files,'
+    return f'{"between two samples" if workers.all_have_begun() else "before its first sample"}; check'
 
 
 def _files(dataset: Any, index: Any) -> Sequence[str | None]:
@@ -98,11 +107,15 @@ def _files(dataset: Any, index: Any) -> Sequence[str | None]:
 
 
 class _WorkerSamples:
-    """The sample each worker is reading, in memory shared with the main process: (pid, epoch, index), pid 0 if idle."""
+    """What each worker reads, in memory shared with the main process: (pid, epoch, index, whether it is reading that).
+
+    A worker's pid is 0 before its first sample. pids: of all workers, once they have been started.
+    """
 
     def __init__(self, num_workers: int) -> None:
-        shared: Any = multiprocessing.RawArray('q', 3 * max(num_workers, 1))
-        self._slots = np.frombuffer(shared, np.int64).reshape(-1, 3)
+        shared: Any = multiprocessing.RawArray('q', 4 * max(num_workers, 1))
+        self._slots = np.frombuffer(shared, np.int64).reshape(-1, 4)
+        self.pids: set[int] = set()
         self._since: float | None = None
         self.hung = False
 
@@ -111,13 +124,25 @@ class _WorkerSamples:
         """Around the reading of a sample, in a worker."""
         worker = paddle.io.get_worker_info()
         slot = self._slots[worker.id if worker else 0]
-        slot[:] = os.getpid(), *(index if isinstance(index, tuple) else (0, index))
+        slot[:] = os.getpid(), *(index if isinstance(index, tuple) else (0, index)), 1
         yield
-        slot[0] = 0
+        slot[3] = 0
 
     def unfinished(self) -> list[tuple[int, int]]:
         """(epoch, index) of every sample whose reading has begun but not ended."""
-        return [(int(epoch), int(index)) for pid, epoch, index in self._slots if pid]
+        return [(int(epoch), int(index)) for _, epoch, index, reading in self._slots if reading]
+
+    def all_have_begun(self) -> bool:
+        return self.pids <= self._begun()
+
+    def _begun(self) -> set[int]:
+        return {int(pid) for pid in self._slots[:, 0]}
+
+    def _suspects(self) -> set[int]:
+        """Pids of the workers that are reading or have never begun, in a fork that went wrong for example; else of all.
+        """
+        reading = {int(pid) for pid, _, _, reading in self._slots if reading}
+        return ((reading | (self.pids - self._begun())) or self.pids) - {os.getpid()}
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
@@ -135,9 +160,10 @@ class _WorkerSamples:
             while not done.wait(min(1, seconds / 4)):
                 since = self._since
                 if since is not None and time.monotonic() - since > seconds:
-                    for pid in {int(pid) for pid in self._slots[:, 0]} - {0, os.getpid()}:
+                    for pid in self._suspects():
                         self.hung = True
-                        os.kill(pid, signal.SIGKILL)
+                        with suppress(ProcessLookupError):
+                            os.kill(pid, signal.SIGKILL)
                     return
 
         threading.Thread(target=loop, daemon=True).start()

@@ -96,6 +96,33 @@ def test_a_worker_that_dies_or_hangs_is_reported_with_its_file(fault, word, seco
     assert time.monotonic() - start < PATIENCE
 
 
+@pytest.mark.parametrize('act, word', [(hang, 'hung and was ended'), (die, 'died')])
+@pytest.mark.parametrize('where', ['before its first sample', 'between two samples'])
+def test_a_worker_that_fails_while_it_reads_nothing(monkeypatch, act, word, where):
+    original = loader._start_worker if where.startswith('before') else loader._collate
+
+    def faulty(*arguments):
+        if where.startswith('between') or arguments == (1,):  # of the two workers, the second one
+            act()
+        return original(*arguments)
+
+    monkeypatch.setattr(loader, original.__name__, faulty)
+    start = time.monotonic()
+    with pytest.raises(UserError, match=rf'^batch \d: .* found that one {word} {where}; check the free memory'):
+        read_all(hang_seconds=3 if act is hang else 10 * PATIENCE)
+    assert time.monotonic() - start < PATIENCE
+
+
+def test_who_is_suspected():
+    """Who reads or has never begun; only where nobody does, all."""
+    workers = loader._WorkerSamples(3)
+    workers.pids = {11, 12, 13}
+    workers._slots[:] = [[11, 4, 5, 0], [0, 0, 0, 0], [13, 4, 6, 1]]
+    assert workers.unfinished() == [(4, 6)] and workers._suspects() == {12, 13} and not workers.all_have_begun()
+    workers._slots[:] = [[11, 4, 5, 0], [12, 4, 7, 0], [13, 4, 6, 0]]
+    assert workers.unfinished() == [] and workers._suspects() == {11, 12, 13} and workers.all_have_begun()
+
+
 def test_a_hang_names_the_option_for_slow_disks():
     with pytest.raises(ValueError, match='if only the disk is slow, raise options.loader_timeout above 2 seconds'):
         read_all(hang, hang_seconds=2)
