@@ -48,7 +48,7 @@ class Normalization:
 
     @paddle.no_grad()
     def on_device(self, images: paddle.Tensor) -> paddle.Tensor:
-        """uint8 or float32 (N, 3, H, W), a batch of what compact() returns -> float32, normalised, on the same device."""
+        """A batch of what compact() returns, uint8 or float32 (N, 3, H, W) -> float32, normalised, where it is."""
         if images.dtype != paddle.uint8:
             return images
         if self._on_device is None:
@@ -75,6 +75,6 @@ def expanded(sample: dict[str, Any], normalization: Normalization | None) -> dic
 
 def compact_label(label: np.ndarray) -> np.ndarray:
     """A label of integers as uint8 if its values fit, else int64."""
-    if label.dtype == np.uint8 or (label.size and 0 <= label.min() and label.max() < LEVELS):
+    if label.dtype == np.uint8 or (label.size and label.min() >= 0 and label.max() < LEVELS):
         return label.astype(np.uint8, copy=False)
     return label.astype(np.int64, copy=False)

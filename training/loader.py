@@ -83,9 +83,10 @@ def training_batches(dataset: Any, stream: EpochStream, num_workers: int,
                    'img': normalization.on_device(batch['img']) if normalization else batch['img']}
             count += 1
     if count != len(stream):
-        raise UserError(f'batch {count + 1}: expected it from a data worker, found that one '
-                         f'{"hung and was ended" if workers.hung else "died"} {_where(dataset, workers)} the free memory '
-                         'and the room in /dev/shm (docs/training.md), then continue with --resume auto'
+        ended = 'hung and was ended' if workers.hung else 'died'
+        raise UserError(f'batch {count + 1}: expected it from a data worker, found that one {ended} '
+                         f'{_where(dataset, workers)} the free memory and the room in /dev/shm (docs/training.md), '
+                         'then continue with --resume auto'
                          f'{_slow_disk(hang_seconds) if workers.hung else ""}') from cause
 
 

@@ -18,9 +18,10 @@ BLOCK, VOID = 16, 0.1  # side in pixels of a block of one label, share of blocks
 # Spacing of the numbers between 1 and 2. TF32, which fp32 convolutions take on GPUs since Ampere, has that of fp16.
 EPS = {'fp32': 2.0**-23, 'tf32': 2.0**-10, 'fp16': 2.0**-10, 'bf16': 2.0**-7}
 # fp32: results may differ by FACTOR times what a disturbance of the last bits of input and weights does, the largest of
-# some, and by the rounding of the last sum, over 512 channels. (Of the input alone it does too little at times: a ReLU
-# at its corner then moves a gradient by 30 times as much in one disturbance of four.) The lower precisions, whose sums are fp32: by HALF_FACTOR times what
-# rounding input and weights to them does, because activations are rounded at every layer as well, and by EPS.
+# some, and by the rounding of the last sum, over 512 channels. (Disturbing the input alone says too little: only one in
+# four disturbances brings a ReLU to its corner, which moves a gradient 30 times as far.) The lower precisions, whose
+# sums are fp32: by HALF_FACTOR times what rounding input and weights to them does, because activations are rounded at
+# every layer as well, and by EPS.
 FACTOR, SUM = 8, 512
 HALF_FACTOR = 2
 
