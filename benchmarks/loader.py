@@ -4,7 +4,7 @@
 
 Draws a few images and reads them with the transforms of the recipe's config, cropped to --size. `shared memory` is what
 the data workers of one training process hold in /dev/shm once all that may wait is waiting. `sample` is the least
-processor time of one sample in a worker, on average over the images, and `device` that of completing a batch. The images
+processor time of one sample in a worker, on average over the images, `device` that of completing a batch. The images
 are compared bit by bit. The last line is the table as JSON.
 """
 import argparse

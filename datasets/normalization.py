@@ -54,8 +54,9 @@ class Normalization:
         if self._on_device is None:
             self._on_device = [paddle.to_tensor(levels) for levels in self.table]
         shape = [images.shape[0], *images.shape[2:]]
-        # Plane by plane: adding the planes' places in one common table takes longer than this on a CPU.
-        planes = [paddle.gather(levels, images[:, i].astype('int32').flatten()).reshape(shape)
+        places = images.astype('int32')
+        # Plane by plane: adding the planes' offsets in one common table takes longer than this on a CPU.
+        planes = [paddle.gather(levels, places[:, i].flatten()).reshape(shape)
                   for i, levels in enumerate(self._on_device)]
         return paddle.stack(planes, axis=1)
 
