@@ -1,6 +1,7 @@
 """Batches for training, from worker processes; an error in a worker names the file it was reading."""
 import functools
 import multiprocessing
+import multiprocessing.connection
 import os
 import signal
 import threading
@@ -22,6 +23,7 @@ from datasets.sampling import EpochStream
 
 HANG_SECONDS = 45.0  # waiting longer than this for one batch counts as a hang
 MAX_WORKERS = 8
+WORKER_ENDS = 2.0  # seconds to wait for the end of a worker whose end may be why that thread has failed
 READER_ENDS = 10.0  # seconds to wait for the end of Paddle's thread after it has shut its queue
 # How Paddle says that a worker has ended: its queue is shut, or SIGCHLD has come.
 WORKER_ENDED = ('Blocking queue is killed because the data reader raises an exception', 'DataLoader process (pid')
@@ -61,8 +63,7 @@ def training_batches(dataset: Any, stream: EpochStream, num_workers: int,
         with _opencv_on_one_thread():
             earlier = set(multiprocessing.active_children())
             batches = reader.started(lambda: iter(loader))
-            workers.pids = {process.pid for process in multiprocessing.active_children()
-                            if process.pid is not None and process not in earlier}
+            workers.started([process for process in multiprocessing.active_children() if process not in earlier])
         while True:
             try:
                 with workers.waiting():
@@ -72,7 +73,7 @@ def training_batches(dataset: Any, stream: EpochStream, num_workers: int,
                     raise
                 # Without its traceback, whose frames would keep the workers, and with them this process, alive.
                 batch, cause = None, error.with_traceback(None)
-                if (failure := reader.failure()) is not None:
+                if (failure := reader.failure()) is not None and not workers.one_died():
                     raise RuntimeError(f'batch {count + 1}: the thread that collects the batches failed: '
                                        f'{type(failure).__name__}: {failure}') from failure
             if batch is None:
@@ -110,13 +111,14 @@ def _files(dataset: Any, index: Any) -> Sequence[str | None]:
 class _WorkerSamples:
     """What each worker reads, in memory shared with the main process: (pid, epoch, index, whether it is reading that).
 
-    A worker's pid is 0 before its first sample. pids: of all workers, once they have been started.
+    A worker's pid is 0 before its first sample.
     """
 
     def __init__(self, num_workers: int) -> None:
         shared: Any = multiprocessing.RawArray('q', 4 * max(num_workers, 1))
         self._slots = np.frombuffer(shared, np.int64).reshape(-1, 4)
         self.pids: set[int] = set()
+        self._processes: Sequence[Any] = ()
         self._since: float | None = None
         self.hung = False
 
@@ -132,6 +134,23 @@ class _WorkerSamples:
     def unfinished(self) -> list[tuple[int, int]]:
         """(epoch, index) of every sample whose reading has begun but not ended."""
         return [(int(epoch), int(index)) for _, epoch, index, reading in self._slots if reading]
+
+    def started(self, processes: Sequence[Any]) -> None:
+        """The workers' multiprocessing.Process, once they have been started."""
+        self._processes = processes
+        self.pids = {process.pid for process in processes}
+
+    def one_died(self) -> bool:
+        """Whether a worker has ended with an error, or does so now.
+
+        One that dies takes batches in /dev/shm along that it has sent already: then the thread that collects them fails
+        first, at a file that is no longer there.
+        """
+        sentinels = {process.sentinel: process for process in self._processes}
+        ended = [sentinels[found] for found in multiprocessing.connection.wait(list(sentinels), WORKER_ENDS)]
+        for process in ended:
+            process.join()  # a sentinel is ready a moment before the exit code is
+        return any(process.exitcode for process in ended)
 
     def all_have_begun(self) -> bool:
         return self.pids <= self._begun()

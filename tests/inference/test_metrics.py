@@ -76,15 +76,17 @@ def test_a_prediction_of_another_size_is_refused():
         metrics.confusion_matrix(np.zeros([2, 2], int), np.zeros([2, 3], int), 2, 255)
 
 
+@pytest.mark.parametrize('ignore_index', [255, 2])  # 2 is one of the classes
 @pytest.mark.parametrize('size', [1, 100, 257])
-def test_counting_on_a_device_gives_the_same_integers(monkeypatch, size):
+def test_counting_on_a_device_gives_the_same_integers(monkeypatch, size, ignore_index):
     monkeypatch.setattr(metrics, 'STRIP', 100)
     rng = np.random.default_rng(size)
     label = rng.integers(0, 5, [size, 3])
     label[rng.random(label.shape) < 0.3] = 255
     prediction = rng.integers(0, 5, label.shape).astype(np.uint8)
-    found = metrics.confusion_on_device(paddle.to_tensor(label), paddle.to_tensor(prediction), 5, 255)
-    np.testing.assert_array_equal(found.numpy(), metrics.confusion_matrix(label, prediction, 5, 255))
+    found = metrics.confusion_on_device(paddle.to_tensor(label), paddle.to_tensor(prediction), 5, ignore_index)
+    label[label == 255] = ignore_index  # in no class, too
+    np.testing.assert_array_equal(found.numpy(), metrics.confusion_matrix(label, prediction, 5, ignore_index))
 
 
 def test_a_gpu_counts_where_it_predicts(monkeypatch):

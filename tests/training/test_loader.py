@@ -61,6 +61,11 @@ def die():
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def bus_error():
+    """What writing into a full /dev/shm ends in; Paddle's handler removes what the worker has there, and exits."""
+    os.kill(os.getpid(), signal.SIGBUS)
+
+
 def hang():
     time.sleep(10 * PATIENCE)
 
@@ -88,7 +93,8 @@ def test_errors_of_a_sample(num_workers, capfd):
     assert 'Traceback' not in capfd.readouterr().err
 
 
-@pytest.mark.parametrize('fault, word, seconds', [(die, 'died', 10 * PATIENCE), (hang, 'hung and was ended', 4)])
+@pytest.mark.parametrize('fault, word, seconds', [(die, 'died', 10 * PATIENCE), (bus_error, 'died', 10 * PATIENCE),
+                                                  (hang, 'hung and was ended', 4)])
 def test_a_worker_that_dies_or_hangs_is_reported_with_its_file(fault, word, seconds):
     start = time.monotonic()
     with pytest.raises(ValueError, match=f'{word} while reading .*/data/image_5.png, /data/label_5.png'):
@@ -96,7 +102,7 @@ def test_a_worker_that_dies_or_hangs_is_reported_with_its_file(fault, word, seco
     assert time.monotonic() - start < PATIENCE
 
 
-@pytest.mark.parametrize('act, word', [(hang, 'hung and was ended'), (die, 'died')])
+@pytest.mark.parametrize('act, word', [(hang, 'hung and was ended'), (die, 'died'), (bus_error, 'died')])
 @pytest.mark.parametrize('where', ['before its first sample', 'between two samples'])
 def test_a_worker_that_fails_while_it_reads_nothing(monkeypatch, act, word, where):
     original = loader._start_worker if where.startswith('before') else loader._collate
@@ -198,3 +204,10 @@ def test_workers_do_not_start_threads_of_opencv():
     dataset = Threads()
     for batch in training_batches(dataset, EpochStream(dataset, 2, 4, seed=1), 1):
         assert batch['label'].numpy().max() == 1
+
+
+def test_a_batch_that_a_dying_worker_took_along_is_not_a_failure_of_the_reader_thread(monkeypatch):
+    """The order that a bus error may bring: the thread fails at a file that is gone, before the worker's end is seen."""
+    monkeypatch.setattr(loader._ReaderThread, 'failure', lambda _: RuntimeError('open failed'))
+    with pytest.raises(UserError, match='found that one died while reading /data/image_5.png'):
+        read_all(die)
