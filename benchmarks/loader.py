@@ -10,6 +10,7 @@ are compared bit by bit. The last line is the table as JSON.
 import argparse
 import json
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -21,13 +22,13 @@ IMAGES = 3
 SETTLED = 10.0  # seconds without a change in /dev/shm
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--size', nargs=2, type=int, default=[1024, 2048], metavar=('H', 'W'))
     parser.add_argument('--num_workers', type=int, default=5)
     parser.add_argument('--batch_size', type=int, default=1)
     parser.add_argument('--repeat', type=int, default=5)
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 def datasets(root: Path, size: list[int]) -> dict[str, Any]:
@@ -121,8 +122,8 @@ def measure(name: str, dataset: Any, args: argparse.Namespace) -> dict[str, Any]
             'images': [dataset[index]['img'].tobytes() for index in indices]}
 
 
-def main() -> None:
-    args = parse_args()
+def main(argv: list[str]) -> None:
+    args = parse_args(argv)
     os.environ['OMP_NUM_THREADS'] = '1'
     import cv2
     cv2.setNumThreads(1)
@@ -140,4 +141,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    main(sys.argv[1:])

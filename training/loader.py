@@ -58,14 +58,15 @@ def training_batches(dataset: Any, stream: EpochStream, num_workers: int,
                                   num_workers=num_workers, worker_init_fn=_start_worker)
     count = 0
     cause: Exception | None = None
+    batches: Iterator[Any] | None = None
     with _ReaderThread() as reader, workers.watch(hang_seconds):
-        # Before the fork: in a forked worker, OpenCV would wait for ever for threads that were not forked with it.
-        with _opencv_on_one_thread():
-            earlier = set(multiprocessing.active_children())
-            batches = reader.started(lambda: iter(loader))
-            workers.started([process for process in multiprocessing.active_children() if process not in earlier])
         while True:
             try:
+                if batches is None:
+                    # Before the fork: in a forked worker, OpenCV would wait for ever for threads that were not forked
+                    # with it.
+                    with _opencv_on_one_thread(), workers.start():
+                        batches = reader.started(lambda: iter(loader))
                 with workers.waiting():
                     batch = next(batches, None)
             except (SystemError, RuntimeError, OSError) as error:
@@ -135,10 +136,15 @@ class _WorkerSamples:
         """(epoch, index) of every sample whose reading has begun but not ended."""
         return [(int(epoch), int(index)) for _, epoch, index, reading in self._slots if reading]
 
-    def started(self, processes: Sequence[Any]) -> None:
-        """The workers' multiprocessing.Process, once they have been started."""
-        self._processes = processes
-        self.pids = {process.pid for process in processes}
+    @contextmanager
+    def start(self) -> Iterator[None]:
+        """Around the start of the workers: the child processes that begin within."""
+        earlier = set(multiprocessing.active_children())
+        try:
+            yield
+        finally:
+            self._processes = [child for child in multiprocessing.active_children() if child not in earlier]
+            self.pids = {child.pid for child in self._processes}
 
     def one_died(self) -> bool:
         """Whether a worker has ended with an error, or does so now.
@@ -153,16 +159,14 @@ class _WorkerSamples:
         return any(process.exitcode for process in ended)
 
     def all_have_begun(self) -> bool:
-        return self.pids <= self._begun()
-
-    def _begun(self) -> set[int]:
-        return {int(pid) for pid in self._slots[:, 0]}
+        return bool(self._slots[:, 0].all())
 
     def _suspects(self) -> set[int]:
         """Pids of the workers that are reading or have never begun, in a fork that went wrong for example; else of all.
         """
         reading = {int(pid) for pid, _, _, reading in self._slots if reading}
-        return ((reading | (self.pids - self._begun())) or self.pids) - {os.getpid()}
+        begun = {int(pid) for pid in self._slots[:, 0]}
+        return ((reading | (self.pids - begun)) or self.pids) - {os.getpid()}
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
