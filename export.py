@@ -17,8 +17,8 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument('--save_dir', default='output/export', help='new folder for the network and what belongs to it')
     parser.add_argument('--format', choices=tuple(FORMATS), default='onnx', help='who is to run it')
     parser.add_argument('--precision', choices=PRECISIONS, default='fp32',
-                        help='of the network, where the format has it; softmax, fusion and argmax stay fp32; int8 needs '
-                             'images and requirements-int8.txt')
+                        help='of the network, where the format has it; softmax, fusion and argmax stay fp32; int8 '
+                        'needs images and requirements-int8.txt')
     parser.add_argument('--calibration_images', metavar='DIR',
                         help='int8 only: images to calibrate on and to check with; default: those of the config')
     parser.add_argument('--calibration_count', type=int, default=32, metavar='N', help='int8 only: images at most')
