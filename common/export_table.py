@@ -1,0 +1,19 @@
+"""The formats of export.py, in one table: flags and inference.export read it. No Paddle."""
+from typing import NamedTuple
+
+
+class Format(NamedTuple):
+    """module: has `write(model, settings, metadata, folder)` and `load(folder)`, see inference.export.onnx_file.
+
+    packages: what it needs beyond requirements.txt's Paddle. precisions: those it can write.
+    """
+    module: str
+    packages: tuple[str, ...]
+    precisions: tuple[str, ...]
+
+
+FORMATS = {
+    'onnx': Format('inference.export.onnx_file', ('onnx',), ('fp32', 'fp16')),
+    'openvino': Format('inference.export.openvino_file', ('onnx', 'openvino'), ('fp32', 'fp16')),
+}
+PRECISIONS = tuple(dict.fromkeys(precision for format in FORMATS.values() for precision in format.precisions))
