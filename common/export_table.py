@@ -15,5 +15,6 @@ class Format(NamedTuple):
 FORMATS = {
     'onnx': Format('inference.export.onnx_file', ('onnx',), ('fp32', 'fp16')),
     'openvino': Format('inference.export.openvino_file', ('onnx', 'openvino'), ('fp32', 'fp16')),
+    'tflite': Format('inference.export.tflite_file', ('onnx',), ('fp32', 'fp16')),
 }
 PRECISIONS = tuple(dict.fromkeys(precision for format in FORMATS.values() for precision in format.precisions))

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-ROOMS = ('configs', 'datasets', 'models', 'losses', 'common', 'training', 'inference', 'tools', 'benchmarks', 'tests',
-         'train', 'val', 'predict', 'export')
+ROOMS = ('configs', 'datasets', 'models', 'losses', 'common', 'training', 'inference', 'tools', 'benchmarks', 'deploy',
+         'tests', 'train', 'val', 'predict', 'export')
 BASE = {'datasets', 'models', 'losses', 'common'}
 # Room, or single file -> rooms and single modules that it may import.
 MAY_IMPORT = {'datasets': {'datasets', 'common.errors'}, 'models': {'models', 'common.errors'},
@@ -16,9 +16,10 @@ MAY_IMPORT = {'datasets': {'datasets', 'common.errors'}, 'models': {'models', 'c
               'losses/paddleseg_losses.py': {'losses', 'common.errors', 'common.paddle2_arithmetic'},
               'common/registry.py': BASE, 'common/builder.py': BASE,
               'training': BASE | {'training'}, 'inference': BASE | {'inference'},
-              'tools': BASE | {'training', 'inference', 'tools'}}
+              'tools': BASE | {'training', 'inference', 'tools'}, 'deploy': set()}
 OUTSIDE = {'models': {'paddle', 'paddleseg', 'numpy'}, 'losses': {'paddle'},
-           'datasets': {'numpy', 'cv2', 'paddle', 'paddleseg', 'PIL', 'tqdm', 'yaml'}}
+           'datasets': {'numpy', 'cv2', 'paddle', 'paddleseg', 'PIL', 'tqdm', 'yaml'},
+           'deploy': {'numpy', 'cv2', 'onnxruntime', 'PIL'}}
 # Private names of Paddle, which has no public ones for these: {file: names}.
 PADDLES_OWN = {
     'models/layers.py': {'_mean', '_variance', '_epsilon'},  # of batch norm

@@ -1,4 +1,4 @@
-"""Segment an image or a folder with a model.onnx of export.py; needs the packages of requirements.txt beside it alone."""
+"""Segment an image or a folder with a model.onnx of export.py; needs the requirements.txt beside it alone."""
 import argparse
 import json
 import os
@@ -13,14 +13,13 @@ import onnxruntime as ort
 from PIL import Image
 
 SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp')
-CUDA = ('CUDAExecutionProvider', {'use_tf32': '0'})  # whose default, TF32, has 10 bits of mantissa
-PROVIDERS = {'cpu': [], 'cuda': [CUDA], 'tensorrt': ['TensorrtExecutionProvider', CUDA]}
+CUDA = ('CUDAExecutionProvider', {'use_tf32': '0'})  # TF32, its default, has 10 bits of mantissa
+PROVIDERS = {'cpu': [], 'cuda': [CUDA], 'tensorrt': [('TensorrtExecutionProvider', {}), CUDA]}
 
 
 def load(path: str, provider: str) -> ort.InferenceSession:
-    options, wanted = ort.SessionOptions(), [*PROVIDERS[provider], 'CPUExecutionProvider']
-    options.log_severity_level = 3
-    name = wanted[0] if isinstance(wanted[0], str) else wanted[0][0]
+    options, wanted = ort.SessionOptions(), [*PROVIDERS[provider], ('CPUExecutionProvider', {})]
+    options.log_severity_level, name = 3, wanted[0][0]
     if name not in ort.get_available_providers():
         sys.exit(f'error: --provider {provider}: expected a package with {name}, found one with '
                  f'{", ".join(ort.get_available_providers())}; pip install onnxruntime-gpu in place of onnxruntime')
