@@ -77,9 +77,9 @@ class PaddleOps(FoldedOperations):
         """Side by side in channels."""
         return paddle.concat(xs, axis=1)
 
-    def vectors(self, x: paddle.Tensor, count: int) -> paddle.Tensor:
-        """(C, count) -> (1, C, count, 1), as an image of `count` pixels."""
-        return x.reshape([1, -1, count, 1])
+    def vectors(self, x: paddle.Tensor) -> paddle.Tensor:
+        """(C, K) -> (1, C, K, 1), as an image of K pixels."""
+        return x.unsqueeze(0).unsqueeze(3)
 
     def times(self, x: paddle.Tensor, factor: float) -> paddle.Tensor:
         return x * factor

@@ -29,7 +29,7 @@ def logits_and_attention(ops: Any, model: MscaleOCRNet, branches: Sequence[Value
     del features
     share = ops.softmax(ops.flat(ops.full_precision(aux)), axis=1)
     regions = ops.matmul(ops.flat(ops.full_precision(pixels)), share, transpose_y=True)  # (C, K)
-    objects = ops.vectors(ops.cast_as(regions, pixels), len(layers.aux_classifier.bias))
+    objects = ops.vectors(ops.cast_as(regions, pixels))
     query, key = pixels, objects
     for layer in layers.query:
         query = ops.conv_bn(layer, query)

@@ -47,29 +47,34 @@ def picture(seed: int, size: tuple[int, int]) -> np.ndarray:
     return np.clip(image + rng.normal(0, 4, image.shape), 0, 255).astype(np.uint8)
 
 
-def compare(run: Callable[[np.ndarray], np.ndarray], found: Sequence[Case], settings: Settings) -> None:
-    """UserError if what an exported file gives differs by more than RANGE (fp32) or CLASSES (fp16)."""
+def compare(run: Callable[[np.ndarray], np.ndarray], found: Sequence[Case], settings: Settings,
+            classes: str = 'uint8') -> None:
+    """UserError if what an exported file gives differs by more than RANGE (fp32) or CLASSES (fp16).
+
+    classes: their type.
+    """
     for case in found:
         size = case.logits.shape[2:]
         where = f'{size[0]}x{size[1]}'
         result = run(case.image)
-        shape, dtype = expected(case.logits, settings)
+        shape, dtype = expected(case.logits, settings, classes)
         if result.shape != shape or result.dtype != dtype:
             raise _different(where, f'{dtype} {shape}', f'{result.dtype} {result.shape}')
         off, others = differences(result, case.logits, settings)
-        text = f'{off:.1e} of the range of the {settings.output}, {others} of {size[0] * size[1]} classes'
-        logger.info('check: an image of %s differs by %s', where, text)
+        text = (f'{off:.1e} of the range of the {"logits" if settings.output == "classes" else settings.output}, '
+                f'{others} of {size[0] * size[1]} classes')
+        logger.info('check: image of %s: off by %s', where, text)
         if settings.precision == 'fp32' and not off <= RANGE:
             raise _different(where, f'a difference of at most {RANGE:g} of the range', text)
         if settings.precision != 'fp32' and not (np.isfinite(off) and others <= CLASSES * size[0] * size[1]):
             raise _different(where, f'at most {CLASSES:.1%} other classes', text)
 
 
-def expected(logits: np.ndarray, settings: Settings) -> tuple[tuple[int, ...], type]:
+def expected(logits: np.ndarray, settings: Settings, classes: str) -> tuple[tuple[int, ...], str]:
     """Shape and dtype of the output."""
     if settings.output != 'classes':
-        return logits.shape, np.float32
-    return (logits.shape[2:] if settings.preprocessing else (1, *logits.shape[2:])), np.uint8
+        return logits.shape, 'float32'
+    return (logits.shape[2:] if settings.preprocessing else (1, *logits.shape[2:])), classes
 
 
 def differences(result: np.ndarray, logits: np.ndarray, settings: Settings) -> tuple[float, int]:

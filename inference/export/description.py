@@ -34,11 +34,14 @@ def metadata(labels: Any, scales: Sequence[float], settings: Settings, weights_s
 
 
 def write_deploy(folder: Path, files: Mapping[str, str], transforms: Sequence[Mapping[str, Any]],
-                 settings: Settings) -> None:
-    """deploy.yaml as PaddleSeg's tools read it; with preprocessing there is nothing left for them to transform."""
+                 settings: Settings, classes: str) -> None:
+    """deploy.yaml as PaddleSeg's tools read it; with preprocessing there is nothing left for them to transform.
+
+    classes: their type.
+    """
     height, width = settings.size or (None, None)
     shape = [height, width, 3] if settings.preprocessing else [1, 3, height, width]
     deploy = {**files, 'transforms': [] if settings.preprocessing else [dict(step) for step in transforms],
               'input_shape': shape, 'output_op': OUTPUT_OPS[settings.output],
-              'output_dtype': 'uint8' if settings.output == 'classes' else 'float32'}
+              'output_dtype': classes if settings.output == 'classes' else 'float32'}
     write_atomically(folder / 'deploy.yaml', yaml.safe_dump({'Deploy': deploy}, sort_keys=False).encode())

@@ -24,7 +24,7 @@ def write(folder: Path, builder: Any, model: Any, weights: Path, settings: Setti
         'num_labels': len(names), 'id2label': dict(enumerate(names)),
         'label2id': {name: i for i, name in enumerate(names)}, 'palette': builder.labels.palette,
         'label_ids': builder.labels.label_ids or None, 'ignore_index': builder.labels.ignore_index,
-        'image_mean': settings.mean, 'image_std': settings.std, 'version': metadata['version'],
+        'image_mean': settings.mean or None, 'image_std': settings.std or None, 'version': metadata['version'],
         'weights_sha256': metadata['weights_sha256']}
     write_atomically(folder / 'config.json', (json.dumps(config, indent=1) + '\n').encode())
     write_atomically(folder / 'README.md', card(builder, weights, settings, metadata, license_name).encode())

@@ -121,9 +121,9 @@ class WholeOps(OnnxOps):
         self._images[y] = sum(self._images[x][0] for x in xs), self._images[xs[0]][1]
         return y
 
-    def vectors(self, x: str, count: int) -> str:
+    def vectors(self, x: str) -> str:
         y = self.node('Unsqueeze', x, self.ints(0, 3))
-        self._images[y] = 0, (count, 1)
+        self._images[y] = 0, None
         return y
 
     def mirrored(self, x: str) -> str:

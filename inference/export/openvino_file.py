@@ -18,11 +18,11 @@ def write(model: MscaleOCRNet, settings: Settings, metadata: Mapping[str, str], 
     """As inference.export.onnx_file. fp16: of the weights in the file; what computes decides on its own precision."""
     import openvino
 
-    graph = onnx_graph.build(model, dataclasses.replace(settings, precision='fp32'), metadata)
+    graph = onnx_graph.build(model, dataclasses.replace(settings, precision='fp32'), {})
     converted = shared_core().read_model(graph.SerializeToString())
     del graph
     for key, value in metadata.items():
-        converted.set_rt_info(value, key)
+        converted.set_rt_info(value, ['model_info', key])  # where OpenVINO's own tools keep such things
     openvino.save_model(converted, folder / MODEL, compress_to_fp16=settings.precision == 'fp16')
     return {'model': MODEL, 'params': WEIGHTS}
 

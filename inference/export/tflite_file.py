@@ -73,10 +73,10 @@ def _finished(content: bytes, metadata: Mapping[str, str], half: bool) -> bytes:
     from ai_edge_litert import schema_py_generated as schema
 
     model = schema.ModelT.InitFromPackedBuf(content, 0)
-    _share_buffers(model)
+    share_buffers(model)
     if half:
         for part in model.subgraphs:
-            _halve_weights(model, part)
+            halve_weights(model, part)
     text, entry = schema.BufferT(), schema.MetadataT()
     text.data = np.frombuffer(json.dumps(dict(metadata)).encode(), np.uint8)
     entry.name, entry.buffer = METADATA, len(model.buffers)
@@ -86,7 +86,7 @@ def _finished(content: bytes, metadata: Mapping[str, str], half: bool) -> bytes:
     return bytes(builder.Output())
 
 
-def _share_buffers(model: Any) -> None:
+def share_buffers(model: Any) -> None:
     """Tensors of equal content read one buffer."""
     buffers: list[Any] = []
     moved: list[int] = []
@@ -103,7 +103,7 @@ def _share_buffers(model: Any) -> None:
         owner.buffer = moved[owner.buffer]
 
 
-def _halve_weights(model: Any, part: Any) -> None:
+def halve_weights(model: Any, part: Any) -> None:
     """Large float32 constants stored as float16, and made float32 by DEQUANTIZE, which LiteRT runs once, at its start.
 
     The converter's own float16 file computes in float16, which LiteRT does not do on a CPU.

@@ -57,20 +57,21 @@ def export(builder: Any, weights: Path, save_dir: Path, format_name: str, settin
         metadata = description.metadata(builder.labels, scales, settings, digest)
         files = module.write(model, settings, metadata, folder)
         transforms = builder.config.val_dataset_cfg.get('transforms', [])
-        description.write_deploy(folder, files, transforms, settings)
+        classes = 'uint8' if settings.preprocessing else chosen.classes
+        description.write_deploy(folder, files, transforms, settings, classes)
         model_page.write(folder, builder, model, weights, settings, metadata, license_name)
         del model
-        _check(builder, weights, module.load, folder, settings)
+        _check(builder, weights, module.load, folder, settings, classes)
         for path in sorted(folder.iterdir()):
             logger.info('%s: %.1f MB', save_dir / path.name, path.stat().st_size / 1e6)
 
 
-def _check(builder: Any, weights: Path, load: Any, folder: Path, settings: Settings) -> None:
+def _check(builder: Any, weights: Path, load: Any, folder: Path, settings: Settings, classes: str) -> None:
     network = backends.create(builder, str(weights))
     normalize = [step for step in builder.val_transforms if isinstance(step, paddleseg.transforms.Normalize)]
     cases = check.cases(network, settings, Compose(normalize))
     del network
-    check.compare(load(folder), cases, settings)
+    check.compare(load(folder), cases, settings, classes)
 
 
 def _with_normalisation(settings: Settings, builder: Any) -> Settings:
