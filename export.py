@@ -6,9 +6,7 @@ from pathlib import Path
 
 from common import cli
 from common.errors import UserError
-from common.export_table import FORMATS, PRECISIONS
-
-LARGEST = 16384
+from common.export_table import FORMATS, LARGEST_SIDE, PRECISIONS
 
 
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
@@ -38,8 +36,8 @@ def image_size(words: Sequence[str]) -> tuple[int, int] | None:
     if list(words) == ['any']:
         return None
     sides = [int(word) if word.isascii() and word.isdecimal() else 0 for word in words]
-    if len(sides) != 2 or not all(1 <= side <= LARGEST for side in sides):
-        raise UserError(f'--input_shape: expected any, or height and width of 1 to {LARGEST} pixels, found '
+    if len(sides) != 2 or not all(1 <= side <= LARGEST_SIDE for side in sides):
+        raise UserError(f'--input_shape: expected any, or height and width of 1 to {LARGEST_SIDE} pixels, found '
                         f'{" ".join(words)}; for example --input_shape 1024 2048')
     return sides[0], sides[1]
 

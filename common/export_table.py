@@ -1,6 +1,8 @@
 """The formats of export.py, in one table: flags and inference.export read it. No Paddle."""
 from typing import NamedTuple
 
+LARGEST_SIDE = 16384  # pixels of an image for which the sizes of the scaled images are held
+
 
 class Format(NamedTuple):
     """module: has `write(model, settings, metadata, folder)` and `load(folder)`, see inference.export.onnx_file.

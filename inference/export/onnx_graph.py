@@ -1,5 +1,4 @@
 """The whole network of inference.export.whole as one ONNX graph, of standard operators and without loops."""
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -182,8 +181,3 @@ def build(model: MscaleOCRNet, settings: whole.Settings, metadata: Mapping[str, 
     helper.set_model_props(result, dict(metadata))
     onnx.checker.check_model(result, full_check=True)
     return result
-
-
-def as_text(value: Any) -> str:
-    """A value of the metadata: text as it is, all else as JSON."""
-    return value if isinstance(value, str) else json.dumps(value)

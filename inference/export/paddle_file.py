@@ -1,7 +1,7 @@
 """Paddle Inference's program and parameters, of paddle.jit.save: model.json (Paddle 3) or model.pdmodel (2.6)."""
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import paddle
@@ -20,12 +20,12 @@ PARAMETERS = 'model.pdiparams'
 def write(model: MscaleOCRNet, settings: whole.Settings, metadata: Mapping[str, str], folder: Path) -> dict[str, str]:
     """As inference.export.onnx_file; the format has no place for metadata, config.json beside it holds the same."""
     height, width = settings.size or (-1, -1)
-    shape, dtype = ([height, width, 3], 'uint8') if settings.preprocessing else ([1, 3, height, width], 'float32')
+    shape = [height, width, 3] if settings.preprocessing else [1, 3, height, width]
     layer = _Whole(model, settings)
     layer.eval()
     with paddle.no_grad():
-        traced = paddle.jit.to_static(layer, [paddle.static.InputSpec(shape, dtype, 'image')], full_graph=True)
-        paddle.jit.save(traced, str(folder / 'model'))
+        image = paddle.static.InputSpec(shape, _type(settings), 'image')
+        paddle.jit.save(paddle.jit.to_static(layer, [image], full_graph=True), str(folder / 'model'))
     program, = (path.name for path in folder.glob('model.*') if path.suffix in ('.json', '.pdmodel'))
     (folder / 'model.pdiparams.info').unlink(missing_ok=True)  # of training
     return {'model': program, 'params': PARAMETERS}
@@ -54,6 +54,10 @@ def load(folder: Path) -> Callable[[np.ndarray], np.ndarray]:
     return run
 
 
+def _type(settings: whole.Settings) -> Any:  # of the input
+    return 'uint8' if settings.preprocessing else 'float32'
+
+
 class _Whole(paddle.nn.Layer):
     def __init__(self, model: MscaleOCRNet, settings: whole.Settings) -> None:
         super().__init__()
@@ -61,9 +65,9 @@ class _Whole(paddle.nn.Layer):
         # Plain functions of the network, of which nothing is to be rewritten: loops over layers end while it is traced.
         self._output = paddle.jit.not_to_static(lambda image: whole.network(ops, model, image, settings))
         # Weights become parameters where they are first used; in a program that is traced, it would be too late.
-        shape, dtype = ([32, 32, 3], 'uint8') if settings.preprocessing else ([1, 3, 32, 32], 'float32')
+        shape = [32, 32, 3] if settings.preprocessing else [1, 3, 32, 32]
         with paddle.no_grad():
-            self._output(paddle.zeros(shape, dtype))
+            self._output(paddle.zeros(shape, _type(settings)))
 
     def forward(self, image: paddle.Tensor) -> paddle.Tensor:
         return self._output(image)
@@ -87,7 +91,8 @@ class _StaticOps(PaddleOps):
     def conv(self, x: paddle.Tensor, weight: np.ndarray | paddle.Tensor, bias: np.ndarray | paddle.Tensor | None = None,
              stride: int = 1, padding: int | Sequence[int] = (0, 0), add: paddle.Tensor | None = None,
              relu: bool = False) -> paddle.Tensor:
-        y = F.conv2d(x, weight, bias, stride=stride, padding=padding if isinstance(padding, int) else list(padding))
+        y = F.conv2d(x, self.weight(weight), None if bias is None else self.weight(bias), stride=stride,
+                     padding=padding if isinstance(padding, int) else list(padding))
         y = y if add is None else y + add
         return F.relu(y) if relu else y
 
