@@ -27,8 +27,8 @@ from tests.test_rooms import MAY_IMPORT, ROOMS
 
 # In the order in which their commands run: data first.
 PAGES = ['docs/data.md', 'docs/training.md', 'docs/evaluation.md', 'docs/prediction.md', 'docs/export.md',
-         'docs/weights.md', 'docs/performance.md', 'docs/elastic.md', 'docs/paddleseg.md', 'docs/design.md',
-         'CONTRIBUTING.md', 'README.md']
+         'docs/deployment.md', 'docs/weights.md', 'docs/performance.md', 'docs/elastic.md', 'docs/paddleseg.md',
+         'docs/design.md', 'CONTRIBUTING.md', 'README.md']
 # How a command begins that does not run here, and why; its flags are checked all the same.
 NEEDS = {
     'make': 'minutes; setup, lint and test run in .ci/run, and its other targets call tests or the scripts below',
@@ -42,6 +42,9 @@ NEEDS = {
     'pip': 'the network',
     'apt-get': 'the network',
     'trtexec': 'TensorRT and a GPU',
+    'python export.py --format tflite': 'requirements-tflite.txt; tests/export/test_tflite_file.py',
+    'cmake': 'headers; tests/deploy/test_programs.py',
+    'output/cpp/segment': 'cmake; tests/deploy/test_programs.py',
     'visualdl': 'runs until it is stopped; tests/training/test_visualdl_page.py',
     'etcd': 'two machines; tests/training/test_elastic.py',
     'pytest': 'minutes',
@@ -162,7 +165,7 @@ def script_flags(script):
 
 
 def scripts():
-    return [path.relative_to(ROOT).as_posix() for folder in ('', 'tools', 'benchmarks')
+    return [path.relative_to(ROOT).as_posix() for folder in ('', 'tools', 'benchmarks', 'deploy/python')
             for path in sorted((ROOT / folder).glob('[!_]*.py')) if path.name != 'demo.py']
 
 

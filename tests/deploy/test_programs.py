@@ -181,13 +181,15 @@ def predicted(toy, tmp_path_factory):
     import predict
     from common.builder import Builder
     from common.config import Config
+    from tests import fill
     from tests.conftest import write_tiny_config
 
     folder = tmp_path_factory.mktemp('predicted')
     config = write_tiny_config(folder / 'tiny.yml', toy)
-    paddle.seed(5)
     weights = folder / 'model/model.pdparams'
-    paddle.save(Builder(Config(config, [], with_pretrained=False)).model.state_dict(), str(weights))
+    model = Builder(Config(config, [], with_pretrained=False)).model
+    fill.weights(model)
+    paddle.save(model.state_dict(), str(weights))
     images, common = toy / 'leftImg8bit/val', ('--config', config, '--model_path', weights)
     assert not run_script(predict.main, *common, '--image_path', images, '--save_dir', folder / 'expected')
     exports = {}

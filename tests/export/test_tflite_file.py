@@ -12,6 +12,7 @@ from PIL import Image
 import export
 import predict
 from inference.export import tflite_file
+from tests import fill
 from tests.conftest import run_script, write_tiny_config
 
 for package in tflite_file.PACKAGES:
@@ -26,9 +27,10 @@ def network(toy, tmp_path_factory):
 
     folder = tmp_path_factory.mktemp('network')
     config = write_tiny_config(folder / 'tiny.yml', toy, n_scales=[0.5, 1.0])
-    paddle.seed(5)
     weights = folder / 'model/model.pdparams'
-    paddle.save(Builder(Config(config, [], with_pretrained=False)).model.state_dict(), str(weights))
+    model = Builder(Config(config, [], with_pretrained=False)).model
+    fill.weights(model)
+    paddle.save(model.state_dict(), str(weights))
     return ('--config', config, '--model_path', weights), folder
 
 
