@@ -174,7 +174,7 @@ def test_openvino_metadata(weights, tmp_path):
     openvino = pytest.importorskip('openvino')
     folder = exported(weights, tmp_path / 'out', '--format', 'openvino', *ONE_SCALE)
     info = openvino.Core().read_model(folder / 'model.xml').get_rt_info('model_info')
-    assert json.loads(info['classes'].astype(str))[13] == 'car' and info['flip'].astype(str) == 'false'
+    assert json.loads(info.value['classes'])[13] == 'car' and info.value['flip'] == 'false'
 
 
 # ---------------------------------------------------------------- refusals
@@ -206,13 +206,13 @@ def test_precisions_that_a_format_lacks(weights, tmp_path, capsys):
         'error: --precision fp16: expected fp32 with --format paddle; choose it, or another --format')
     text = refused(weights, tmp_path / 'out', capsys, '--precision', 'int8')
     assert "invalid choice: 'int8'" in text
-    assert run(export.main, '--help') == 0 and 'int8' not in capsys.readouterr().out
+    assert run(export.main, '--help') == 0 and 'fp32,fp16' in capsys.readouterr().out
 
 
 def test_packages_that_are_missing(weights, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(FORMATS, 'onnx', FORMATS['onnx']._replace(packages=('onnx', 'not_there')))
     assert refused(weights, tmp_path / 'out', capsys) == (
-        'error: --format onnx: expected the package not_there, found none; pip install onnx not_there')
+        'error: --format onnx: expected the package not_there, found none; pip install not_there')
 
 
 def test_another_network(weights, toy, tmp_path, capsys):
@@ -244,7 +244,7 @@ def test_weights_of_another_network_and_no_file(weights, tmp_path, capsys):
 
 
 def test_nothing_is_left_of_a_wrong_export(weights, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(onnx_graph.WholeOps, 'full_precision', lambda self, x: self.relu(x))
+    monkeypatch.setattr(onnx_graph.WholeOps, 'sum', lambda self, terms: terms[0])
     text = refused(weights, tmp_path / 'out', capsys, *ONE_SCALE)
     assert text.startswith('error: check of the exported file with an image of 96x160: expected a difference of at '
                            'most 0.001 of the range from the network of val.py, found ')
