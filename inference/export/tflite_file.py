@@ -2,6 +2,7 @@
 import dataclasses
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -34,7 +35,7 @@ def write(model: MscaleOCRNet, settings: Settings, metadata: Mapping[str, str], 
         raise UserError('--input_shape any: expected height and width with --format tflite, whose files take images of '
                         'one size; for example --input_shape 512 1024')
     graph = onnx_graph.build(model, dataclasses.replace(settings, precision='fp32'), metadata)
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+    with tempfile.TemporaryDirectory(dir=folder.resolve()) as scratch:  # the converter starts there
         source = Path(scratch) / 'model.onnx'
         source.write_bytes(graph.SerializeToString())
         del graph
@@ -45,8 +46,9 @@ def write(model: MscaleOCRNet, settings: Settings, metadata: Mapping[str, str], 
         converted = Path(scratch) / 'model_float32.tflite'
         if run.returncode or not converted.is_file():
             lines = run.stderr.strip().splitlines() or run.stdout.strip().splitlines() or ['']
+            last = re.sub('\x1b.*?m', '', lines[-1])[-300:]  # without colours
             raise UserError(f'--format tflite: expected onnx2tf to convert the network, found status {run.returncode}: '
-                            f'{lines[-1][-300:]}; use --format onnx, and report it')
+                            f'{last}; use --format onnx, and report it')
         write_atomically(folder / MODEL, _finished(converted.read_bytes(), metadata, settings.precision == 'fp16'))
     return {'model': MODEL, 'params': MODEL}
 

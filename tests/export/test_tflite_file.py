@@ -36,7 +36,9 @@ def network(toy, tmp_path_factory):
 
 def exported(network, name, *flags):
     folder = network[1] / name
-    assert not run_script(export.main, *network[0], '--save_dir', folder, '--format', 'tflite', *flags)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(network[1])  # a relative --save_dir, as most are
+        assert not run_script(export.main, *network[0], '--save_dir', name, '--format', 'tflite', *flags)
     return folder
 
 
@@ -143,7 +145,7 @@ def test_errors(network, tmp_path, monkeypatch, capfd, case):
         monkeypatch.setattr(importlib.util, 'find_spec', lambda name, *a: None if name == 'onnx2tf' else find(name, *a))
     if case == 'no conversion':
         broken = tmp_path / 'python'
-        broken.write_text('#!/bin/sh\necho line >&2\necho cannot do that >&2\nexit 3\n')
+        broken.write_text('#!/bin/sh\necho line >&2\nprintf '\\033[31mcannot\\033[0m do that\\n' >&2\nexit 3\n')
         broken.chmod(0o755)
         monkeypatch.setattr(sys, 'executable', str(broken))
     status = run_script(export.main, *network[0], '--save_dir', tmp_path / 'out', '--format', 'tflite',
