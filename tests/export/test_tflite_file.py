@@ -145,7 +145,7 @@ def test_errors(network, tmp_path, monkeypatch, capfd, case):
         monkeypatch.setattr(importlib.util, 'find_spec', lambda name, *a: None if name == 'onnx2tf' else find(name, *a))
     if case == 'no conversion':
         broken = tmp_path / 'python'
-        broken.write_text('#!/bin/sh\necho line >&2\nprintf '\\033[31mcannot\\033[0m do that\\n' >&2\nexit 3\n')
+        broken.write_text("#!/bin/sh\necho line >&2\nprintf '\\033[31mcannot\\033[0m do that\\n' >&2\nexit 3\n")
         broken.chmod(0o755)
         monkeypatch.setattr(sys, 'executable', str(broken))
     status = run_script(export.main, *network[0], '--save_dir', tmp_path / 'out', '--format', 'tflite',
