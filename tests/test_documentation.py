@@ -37,6 +37,7 @@ NEEDS = {
     'python -m benchmarks.': 'minutes to hours',
     'python tools/check_machine.py': 'minutes; tests/tools/test_check_machine.py',
     'python tools/convert_weights.py': 'weights of HRNet-W48; tests/tools/test_convert_weights.py',
+    'python val.py --config configs/nvidia': "NVIDIA's weights; tests/models/test_weight_names.py",
     'python3 -m venv': 'installs; done by make setup',
     '. .venv/bin/activate': 'installs; done by make setup',
     'pip': 'the network',
@@ -52,6 +53,8 @@ NEEDS = {
 # Flags of others that the text names.
 OTHERS = {'--no-deps', '--logdir', '--disable-telemetry', '--data-dir', '--listen-client-urls',
           '--advertise-client-urls', '--help', '--shm-size', '--ipc',
+          # NVIDIA's
+          '--mscale_old_arch', '--mscale_no3x3',
           # PaddleSeg's
           '--device', '--amp_level', '--profiler_options', '--data_format', '--repeats', '--use_ema', '--auc_roc'}
 SHELL = {'do', 'then', 'else', 'for', 'done', 'break', 'fi', 'export', 'sleep', 'if', '!', 'while'}
@@ -229,7 +232,7 @@ def test_names_in_the_text_exist(page):
         for word in re.findall(r'[\w*./-]+', text):
             if word.split('/')[0] in (*ROOMS, 'docs', '.ci') and '/' in word and not word.startswith('docs/..'):
                 assert list(ROOT.glob(word)), f'{page}:{line}: {word} does not exist'
-            if re.fullmatch(r'(mscale_ocr|street|toy)\w*\.yml', word):
+            if re.fullmatch(r'(mscale_ocr|street|toy|nvidia)\w*\.yml', word):
                 assert (ROOT / 'configs' / word).is_file(), f'{page}:{line}: configs/{word} does not exist'
             if re.fullmatch(r'(common|training|inference|models|datasets|losses)(\.\w+)+', word) \
                     and not word.endswith(('.md', '.fresh_head')):

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import paddle
+from tqdm import tqdm
 
 from common.errors import UserError
 from inference.export.whole import Settings
@@ -27,7 +28,8 @@ def cases(network: Any, settings: Settings, transforms: Callable[[dict[str, Any]
     """Three cases; network: of inference.backends.create. transforms: of the validation images, from BGR."""
     predict = Predictor(network, flip_horizontal=settings.flip)
     found = []
-    for seed, size in enumerate([settings.size] * 3 if settings.size else SIZES):
+    sizes = [settings.size] * 3 if settings.size else list(SIZES)
+    for seed, size in enumerate(tqdm(sizes, desc="check, val.py's network", unit='image')):
         image = picture(seed, size)
         normalised = transforms({'img': image[..., ::-1].astype(np.float32)})['img'][None]
         logits = predict.logits(paddle.to_tensor(normalised)).numpy()

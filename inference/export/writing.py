@@ -62,8 +62,9 @@ def export(builder: Any, weights: Path, save_dir: Path, format_name: str, settin
         model_page.write(folder, builder, model, weights, settings, metadata, license_name)
         del model
         _check(builder, weights, module.load, folder, settings, classes)
-        for path in sorted(folder.iterdir()):
-            logger.info('%s: %.1f MB', save_dir / path.name, path.stat().st_size / 1e6)
+    names = [f'{path.name} ({path.stat().st_size / 1e6:.1f} MB)' if path.stat().st_size > 1e5 else path.name
+             for path in sorted(save_dir.iterdir())]
+    logger.info('written to %s: %s', save_dir, ', '.join(names))
 
 
 def _check(builder: Any, weights: Path, load: Any, folder: Path, settings: Settings, classes: str) -> None:
