@@ -3,6 +3,7 @@
 The C++ program is built here. It needs cmake, a C++ compiler, OpenCV's headers, and ONNX Runtime's in the folder that
 the variable ONNXRUNTIME_ROOT names, or installed; .ci/run provides them.
 """
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -16,7 +17,7 @@ from PIL import Image
 from tests.conftest import PATIENCE, ROOT, run_script
 from tests.deploy import stand_in
 
-pytest.importorskip('onnxruntime')
+pytestmark = pytest.mark.skipif(importlib.util.find_spec('onnxruntime') is None, reason='no onnxruntime')
 
 
 @pytest.fixture(scope='module')

@@ -15,8 +15,8 @@ from inference.export import tflite_file
 from tests import fill
 from tests.conftest import run_script, write_tiny_config
 
-for package in tflite_file.PACKAGES:
-    pytest.importorskip(package, reason=f'no {package}: requirements-tflite.txt')
+MISSING = [name for name in tflite_file.PACKAGES if importlib.util.find_spec(name) is None]
+pytestmark = pytest.mark.skipif(bool(MISSING), reason=f'no {" ".join(MISSING)}: requirements-tflite.txt')
 
 
 @pytest.fixture(scope='module')
