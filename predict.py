@@ -33,9 +33,10 @@ def main(argv: Sequence[str]) -> int | None:
     from common.builder import Builder
     from common.config import Config
     from common.model_zoo import local_weights
+    from datasets.normalization import compact_image, put_off
     from datasets.sampling import shard
     from inference import backends, pictures
-    from inference.predictor import Predictor
+    from inference.predictor import Predictor, uploaded
     from inference.prefetch import prefetch
 
     logger = logging.getLogger('predict')
@@ -54,11 +55,13 @@ def main(argv: Sequence[str]) -> int | None:
     flags.check_writable(args.save_dir)
     network = backends.create(builder, args.model_path, **flags.network_options(args))
     predict = Predictor(network, **options)
-    transforms = Compose(builder.val_transforms)
+    steps, normalization = put_off(builder.val_transforms)
+    transforms = Compose(steps)
 
     def load(item: tuple[Path, Path]) -> tuple[np.ndarray, dict[str, Any]]:
         image = pictures.read_image(item[0])
-        return image, transforms({'img': image.astype('float32')})
+        sample = transforms({'img': image.astype('float32')})
+        return image, {**sample, 'img': compact_image(sample['img'], normalization)}
 
     failed = []
     with pictures.Writer(args.save_dir, colors) as writer:
@@ -68,7 +71,7 @@ def main(argv: Sequence[str]) -> int | None:
                 raise error
             if error is None:
                 image, sample = loaded
-                writer.write(name, image, predict(sample))
+                writer.write(name, image, predict(uploaded(sample, normalization)))
             else:
                 failed.append(f'{path}: {error}' if str(path) not in str(error) else str(error))
     failures: list[list[str]] = [failed]
