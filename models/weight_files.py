@@ -1,7 +1,7 @@
 """Weight files of every kind that this family of networks comes in, read as arrays; nothing in them is run.
 
-.pdparams, .pdopt and other files of paddle.save (2.x and 3.x); safetensors; torch.save's (.pth), zip files and what came
-before them, without torch (models.torch_files). The kind is told by the content, not by the name.
+.pdparams, .pdopt and other files of paddle.save (2.x and 3.x); safetensors; .pth of torch.save, without torch
+(models.torch_files). The kind is told by the content, not by the name.
 """
 import json
 import math
@@ -66,8 +66,8 @@ def _reader(file: BinaryIO, path: Path) -> Callable[[BinaryIO], Any]:
     if torch_files.is_stream(head):
         return torch_files.read_stream
     if head[257:262] == b'ustar' or _is_tar(head):
-        raise UserError(f'{path}: expected a zip file or a stream of torch.save, found the tar form of the first versions '
-                        'of torch; if you trust its source (this can run code), save it anew where torch is installed: '
+        raise UserError(f'{path}: expected a zip file or a stream of torch.save, found the tar form of the first '
+                        'versions of torch; if you trust its source (this can run code), save it anew with torch: '
                         f'python -c "import torch; torch.save(torch.load(\'{path}\', \'cpu\', weights_only=False), '
                         '\'new.pth\')"')
     if head[8:9] == b'{' and (head[5:8] == b'\0\0\0' or head[:1] != b'\x80'):  # the length may begin as a pickle does

@@ -53,10 +53,11 @@ def write_pth(path, state, prefix='module.', inside=True, form='zip'):
     form: 'stream' for what it wrote before torch 1.6.
     """
     kinds = {'float32': 'Float', 'float16': 'Half', 'float64': 'Double', 'int64': 'Long'}
+    view = b'N' if form == 'stream' else b''
     entries = [crafted.text(prefix + name) + crafted.tensor(
         str(key), crafted.plain(value.shape),
         crafted.plain(tuple(stride // value.itemsize for stride in value.strides)), count=crafted.plain(value.size),
-        kind=kinds[value.dtype.name], view=b'N' if form == 'stream' else b'') for key, (name, value) in enumerate(state.items())]
+        kind=kinds[value.dtype.name], view=view) for key, (name, value) in enumerate(state.items())]
     body = b'ccollections\nOrderedDict\n)R(' + b''.join(entries) + b'u'
     if inside:
         body = b'}(' + crafted.text('epoch') + b'K\xae' + crafted.text('state_dict') + body + b'u'

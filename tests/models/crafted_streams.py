@@ -39,8 +39,8 @@ def files(touch):
     system = b'cposix\nsystem\n' + text(touch) + b'\x85R'
     good = stream(one, ONE)
     cuts = {'magic number': len(MAGIC) - 3, 'version': len(HEAD) - 1, 'machine': len(HEAD) + 20,
-            'pickle': len(HEAD + machine()) + 40, 'list of storages': len(good) - 26, 'size of a storage': len(good) - 18,
-            'storage': len(good) - 1}
+            'pickle': len(HEAD + machine()) + 40, 'list of storages': len(good) - 26,
+            'size of a storage': len(good) - 18, 'storage': len(good) - 1}
     side = 2048
     square = dict(size=plain((side, side)), stride=plain((1, side)), count=plain(side * side))
     huge = plain(1 << 60)

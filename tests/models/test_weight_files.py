@@ -97,7 +97,8 @@ def test_files_of_torch_without_torch(tmp_path, form):
                'half': tensor('2', (2,), (1,), 0, 'BFloat16', 2), 'nothing': tensor('3', (0, 4), (4, 1), 0, 'Half', 0)}
     body = b'ccollections\nOrderedDict\n)R(' + b''.join(crafted.text(name) + code for name, code in entries.items())
     body += b'u}' + crafted.text('_metadata') + b'K\x01sb'
-    storages = {'0': (12, data.tobytes()), '1': (1, np.int64(7).tobytes()), '2': (2, b'\x80\x3f\x20\xc0'), '3': (0, b'')}
+    storages = {'0': (12, data.tobytes()), '1': (1, np.int64(7).tobytes()), '2': (2, b'\x80\x3f\x20\xc0'),
+                '3': (0, b'')}
     path = tmp_path / 'x.pth'
     path.write_bytes(crafted_streams.stream(body, storages) if form == 'stream' else crafted.torch_zip(
         b'\x80\x02' + body + b'.', **{key: content for key, (_, content) in storages.items()}))
@@ -111,7 +112,8 @@ def test_a_stream_of_any_protocol_with_an_optimizer(tmp_path, protocol):
     """What a training saved: plain values, and momenta under the addresses that parameters had in the process."""
     address, path = 140_234_567_890_128, tmp_path / 'x.pth'
     momentum = b'}' + crafted.text('momentum_buffer') + crafted.tensor(view=b'N') + b's'
-    body = b'}(' + crafted.text('epoch') + b'K\xae' + crafted.text('state') + b'}' + crafted.plain(address) + momentum + b'su'
+    body = b'}(' + crafted.text('epoch') + b'K\xae' + crafted.text('state') + b'}' + crafted.plain(address) + momentum
+    body += b'su'
     path.write_bytes(crafted_streams.stream(body, {'0': (4, ARRAYS['d'].astype('f4').tobytes())}, protocol=protocol))
     found = read_state(path)
     assert found.keys() == {'epoch', 'state'} and found['epoch'] == 174 and list(found['state']) == [address]

@@ -19,7 +19,6 @@ from tests import fill, nvidia, rounding
 from tests.built import Built
 from tests.conftest import ROOT
 
-
 CONFIG = ROOT / 'configs/nvidia_hrnet_ocr_mscale.yml'
 
 
@@ -47,7 +46,8 @@ def model(published):
 
 def test_every_tensor_has_its_name_and_shape(model, filled):
     found = to_torch({name: value.numpy() for name, value in model.state_dict().items()})
-    assert sorted([name, list(value.shape), value.dtype.name] for name, value in found.items()) == sorted(nvidia.listed())
+    described = [[name, list(value.shape), value.dtype.name] for name, value in found.items()]
+    assert sorted(described) == sorted(nvidia.listed())
     assert found.keys() == filled.keys()
     assert all(np.array_equal(found[name], filled[name]) for name in filled), 'there and back: the same file'
 

@@ -68,7 +68,8 @@ FORMS = {  # {what: (state dict of that form, arguments of nvidia.write_pth, wha
     'HRNet on ImageNet': (lambda s: {**{name.removeprefix('backbone.'): value for name, value in part(
         s, 'backbone.').items()}, 'classifier.weight': np.ones([9, 4], 'float32'), 'final_layer.0.bias': np.ones(
             9, 'float32'), 'incre_modules.0.0.bn1.running_mean': np.ones(4, 'float32')},
-        {'prefix': '', 'inside': False, 'form': 'stream'}, ('scale_attn.', 'ocrnet.head.'), 'HRNet trained on ImageNet'),
+        {'prefix': '', 'inside': False, 'form': 'stream'}, ('scale_attn.', 'ocrnet.head.'),
+        'HRNet trained on ImageNet'),
     'timm': (lambda s: {**{name.removeprefix('backbone.'): value for name, value in part(s, 'backbone.').items()},
                         'incre_modules.0.0.downsample.0.weight': np.ones([4, 4, 1, 1], 'float32'),
                         'downsamp_modules.0.0.weight': np.ones(4, 'float32'), 'classifier.bias': np.ones(9, 'float32')},
