@@ -131,7 +131,9 @@ REASONS = {  # where Python's own library would stop at something else, or a sma
     'stream: a storage of two types': "storage '0' of two types or sizes",
     'stream: a storage listed twice': 'a list of storages other than those that are used',
     'stream: a storage that nothing uses': 'a list of storages other than those that are used',
-    'stream: a part of another storage': 'a persistent id that is no storage',
+    **{f'stream: {what}': 'a persistent id that is no storage' for what in (
+        'a part of another storage', 'less than nothing announced', 'a number of values that is text',
+        'a number of values with a fraction', 'a key of megabytes')},
     'stream: a storage larger than announced': 'a storage of 5 values where 4 are announced',
     'stream: bytes at the end': '1 bytes after the last storage',
     'torch: tar': 'the tar form of the first versions of torch',
