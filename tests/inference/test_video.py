@@ -60,7 +60,8 @@ def read(path):
     with av.open(str(path)) as file:
         codecs = {stream.type: stream.codec.canonical_name for stream in file.streams}
         frames = list(file.decode(video=0))
-        return [round(frame.time, 3) for frame in frames], [frame.to_ndarray(format='rgb24') for frame in frames], codecs
+        images = [frame.to_ndarray(format='rgb24') for frame in frames]
+        return [round(frame.time, 3) for frame in frames], images, codecs
 
 
 def overlaid(source, folder, segmenter, every=1, smoothing=0.0):
@@ -103,7 +104,8 @@ def test_sound_is_kept(segmenter, tmp_path, suffix, codec, kept):
     assert out.name == 'drive.mp4' and read(out)[2] == {'video': 'h264', 'audio': kept}
     before, after = sound_of(source), sound_of(out)
     if codec == kept:
-        np.testing.assert_array_equal(before, after)
+        # The same packets. (Matroska has the codec's first samples, which hold nothing, cut off; MP4 has not.)
+        np.testing.assert_array_equal(before[2048:], after[-len(before):][2048:])
     else:
         assert abs(len(after) - len(before)) <= 2048 and np.abs(after).max() > 0.15
 
@@ -223,8 +225,7 @@ def test_a_truncated_video_yields_what_it_has(segmenter, cut, tmp_path, caplog):
     line, = [record.getMessage() for record in caplog.records]
     times, _, codecs = read(out)
     assert 10 < len(times) < 36 and set(times) <= {i / 10 for i in range(36)} and 'audio' in codecs
-    XX and line.endswith(f'has the {len(times)} frames that are '
-                                                                             'there')
+    assert line.startswith(f'{cut}: expected 4.') and line.endswith(f'has the {len(times)} frames that are there')
 
 
 def test_frames_that_cannot_be_decoded_are_told(segmenter, tmp_path, caplog):
