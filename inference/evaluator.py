@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from datasets.sampling import shard
 from inference import metrics
-from inference.predictor import Predictor
+from inference.predictor import Predictor, uploaded
 from inference.prefetch import prefetch
 
 
@@ -28,22 +28,26 @@ def evaluate(predict: Callable[[Mapping[str, Any]], np.ndarray], dataset: Labell
              num_workers: int = 0) -> dict[str, Any]:
     """Evaluate `predict` (sample -> uint8 (H, W) train ids) on the dataset's labels.
 
-    On a GPU, what a Predictor predicts is counted there, and the counts are read once at the end.
+    On a GPU, what a Predictor predicts is counted there, and the counts are read once at the end; images and labels go
+    there in 8 bits, if the dataset has the method `compact`.
     With several processes, each evaluates its share of the images, and all return the same result. Returns
     inference.metrics.scores of the whole dataset, with the int64 confusion matrix under 'matrix'.
     """
     rank, world_size = paddle.distributed.get_rank(), paddle.distributed.get_world_size()
     matrix = np.zeros([dataset.num_classes] * 2, np.int64)
     counts: paddle.Tensor | None = None
+    on_gpu = isinstance(predict, Predictor) and paddle.get_device() != 'cpu'
+    read: Callable[[int], Mapping[str, Any]] = getattr(dataset, 'compact', dataset.__getitem__) if on_gpu else (
+        dataset.__getitem__)
     indices = shard(len(dataset), rank, world_size)
     with tqdm(total=len(dataset), desc='evaluate', unit='image', disable=True if rank else None) as bar:
-        for _, sample, error in prefetch(dataset.__getitem__, indices, num_workers):
+        for _, sample, error in prefetch(read, indices, num_workers):
             if error is not None:
                 raise error
-            if isinstance(predict, Predictor) and paddle.get_device() != 'cpu':
+            if on_gpu and isinstance(predict, Predictor):
                 label = paddle.to_tensor(np.asarray(sample['label']))
-                found = metrics.confusion_on_device(label, predict.train_ids(sample), dataset.num_classes,
-                                                    dataset.ignore_index)
+                ids = predict.train_ids(uploaded(sample, getattr(dataset, 'normalization', None)))
+                found = metrics.confusion_on_device(label, ids, dataset.num_classes, dataset.ignore_index)
                 counts = found if counts is None else counts + found
             else:
                 matrix += metrics.confusion_matrix(np.asarray(sample['label']), predict(sample), dataset.num_classes,

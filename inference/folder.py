@@ -37,8 +37,9 @@ def predict_each(segmenter: Segmenter, items: Sequence[Item], consume: Consume, 
                                             total=len(items), desc='predict', unit='image',
                                             disable=True if rank else None):
         if error is None:
-            image, sample = loaded
+            image, compact = loaded
             try:
+                sample = segmenter.upload(compact)
                 maps = predict.maps(sample) if with_maps else None
                 consume(name, image, predict(sample) if maps is None else maps.classes, maps)
                 succeeded += 1

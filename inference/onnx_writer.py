@@ -107,8 +107,13 @@ class OnnxOps(fused.FoldedOperations):
     def flat(self, x: str) -> str:
         return self.node('Flatten', x, axis=2)
 
-    def matmul(self, x: str, y: str, transpose_y: bool = False) -> str:
-        return self.node('MatMul', x, self.node('Transpose', y, perm=[1, 0]) if transpose_y else y)
+    def concat(self, xs: Sequence[str]) -> str:
+        return self.node('Concat', *xs, axis=1)
+
+    def matmul(self, x: str, y: str, transpose_x: bool = False, transpose_y: bool = False) -> str:
+        x, y = (self.node('Transpose', value, perm=[1, 0]) if transpose else value
+                for value, transpose in ((x, transpose_x), (y, transpose_y)))
+        return self.node('MatMul', x, y)
 
     def add(self, x: str, y: str) -> str:
         return self.node('Add', x, y)
@@ -131,8 +136,8 @@ class OnnxOps(fused.FoldedOperations):
     def total(self, x: str) -> str:
         return self.node('ReduceSum', x, self.ints(1))
 
-    def softmax(self, x: str) -> str:
-        return self.node('Softmax', x, axis=0)
+    def softmax(self, x: str, axis: int = 0) -> str:
+        return self.node('Softmax', x, axis=axis)
 
     def sigmoid(self, x: str) -> str:
         return self.node('Sigmoid', x)

@@ -73,8 +73,20 @@ class PaddleOps(FoldedOperations):
     def flat(self, x: paddle.Tensor) -> paddle.Tensor:
         return x.reshape([x.shape[1], -1])
 
-    def matmul(self, x: paddle.Tensor, y: paddle.Tensor, transpose_y: bool = False) -> paddle.Tensor:
-        return paddle.matmul(x, y, transpose_y=transpose_y)
+    def concat(self, xs: Sequence[paddle.Tensor]) -> paddle.Tensor:
+        """Side by side in channels."""
+        return paddle.concat(xs, axis=1)
+
+    def vectors(self, x: paddle.Tensor) -> paddle.Tensor:
+        """(C, K) -> (1, C, K, 1), as an image of K pixels."""
+        return x.unsqueeze(0).unsqueeze(3)
+
+    def times(self, x: paddle.Tensor, factor: float) -> paddle.Tensor:
+        return x * factor
+
+    def matmul(self, x: paddle.Tensor, y: paddle.Tensor, transpose_x: bool = False,
+               transpose_y: bool = False) -> paddle.Tensor:
+        return paddle.matmul(x, y, transpose_x=transpose_x, transpose_y=transpose_y)
 
     def add(self, x: paddle.Tensor, y: paddle.Tensor) -> paddle.Tensor:
         return x.add_(y)
@@ -97,8 +109,8 @@ class PaddleOps(FoldedOperations):
     def total(self, x: paddle.Tensor) -> paddle.Tensor:
         return x.sum(axis=1, keepdim=True)
 
-    def softmax(self, x: paddle.Tensor) -> paddle.Tensor:
-        return F.softmax(x, axis=0)
+    def softmax(self, x: paddle.Tensor, axis: int = 0) -> paddle.Tensor:
+        return F.softmax(x, axis=axis)
 
     def sigmoid(self, x: paddle.Tensor) -> paddle.Tensor:
         return F.sigmoid(x)

@@ -6,13 +6,10 @@ not use are not computed. Where memory does not suffice, the parts of inference.
 from collections.abc import Sequence
 
 import paddle
-import paddle.nn.functional as F
 
-from inference import memory
+from inference import memory, plain_head
 from inference.backends.paddle_backend import PaddleExecutor
 from inference.fused_network import FusedNetwork
-from inference.paddle_operations import PaddleOps
-from models.layers import cast
 from models.mscale_ocrnet import MscaleOCRNet
 
 
@@ -36,34 +33,4 @@ class PlainNetwork(FusedNetwork):
     def one_scale(self, image: paddle.Tensor, attend: bool) -> tuple[paddle.Tensor, paddle.Tensor | None]:
         if self.executor.strip < memory.WHOLE:
             return super().one_scale(image, attend)
-        ops, layers = self._ops, self._model.ocrnet.head.layers()
-        finest, *coarser = self.executor.backbone(image)
-        features = paddle.concat([finest, *(ops.resize(x, finest) for x in coarser)], axis=1)
-        del finest, coarser
-        aux = _classified(ops, layers.aux_classifier, ops.conv_bn(layers.aux, features))
-        pixels = ops.conv_bn(layers.pixels, features)
-        del features
-        share = F.softmax(ops.flat(ops.full_precision(aux)), axis=1)
-        regions = paddle.matmul(ops.flat(ops.full_precision(pixels)), share, transpose_y=True)  # (C, K)
-        objects = cast(regions, pixels.dtype).unsqueeze(0).unsqueeze(3)
-        query, key = pixels, objects
-        for layer in layers.query:
-            query = ops.conv_bn(layer, query)
-        for layer in layers.key:
-            key = ops.conv_bn(layer, key)
-        similarity = paddle.matmul(ops.flat(key), ops.flat(query), transpose_x=True)
-        mix = F.softmax(layers.similarity_scale * ops.full_precision(similarity), axis=0)  # (K, pixels)
-        values = ops.flat(ops.conv_bn(layers.value, objects))
-        context = ops.conv_bn(layers.context, ops.like(paddle.matmul(values, ops.cast_as(mix, pixels)), pixels))
-        ocr = ops.conv_bn(layers.join, paddle.concat([context, pixels], axis=1))
-        logits = ops.full_precision(_classified(ops, layers.classifier, ocr))
-        if not attend:
-            return logits, None
-        first, second, last = self._model.scale_attn.layers()
-        weight = _classified(ops, last, ops.conv_bn(second, ops.conv_bn(first, ocr)))
-        return logits, F.sigmoid(ops.full_precision(weight))
-
-
-def _classified(ops: PaddleOps, layer: paddle.nn.Conv2D, x: paddle.Tensor) -> paddle.Tensor:
-    found = ops.once(layer, lambda: [w.numpy() for w in (layer.weight, layer.bias) if w is not None])
-    return ops.conv(x, *found)
+        return plain_head.logits_and_attention(self._ops, self._model, self.executor.backbone(image), attend)

@@ -26,9 +26,9 @@ from tests.conftest import ROOT
 from tests.test_rooms import MAY_IMPORT, ROOMS
 
 # In the order in which their commands run: data first.
-PAGES = ['docs/data.md', 'docs/training.md', 'docs/evaluation.md', 'docs/prediction.md', 'docs/weights.md',
-         'docs/performance.md', 'docs/elastic.md', 'docs/paddleseg.md', 'docs/design.md', 'CONTRIBUTING.md',
-         'README.md']
+PAGES = ['docs/data.md', 'docs/training.md', 'docs/evaluation.md', 'docs/prediction.md', 'docs/export.md',
+         'docs/weights.md', 'docs/performance.md', 'docs/elastic.md', 'docs/paddleseg.md', 'docs/design.md',
+         'CONTRIBUTING.md', 'README.md']
 # How a command begins that does not run here, and why; its flags are checked all the same.
 NEEDS = {
     'make': 'minutes; setup, lint and test run in .ci/run, and its other targets call tests or the scripts below',
@@ -42,6 +42,7 @@ NEEDS = {
     '. .venv/bin/activate': 'installs; done by make setup',
     'pip': 'the network',
     'apt-get': 'the network',
+    'trtexec': 'TensorRT and a GPU',
     'visualdl': 'runs until it is stopped; tests/training/test_visualdl_page.py',
     'etcd': 'two machines; tests/training/test_elastic.py',
     'pytest': 'minutes',
@@ -56,7 +57,7 @@ OTHERS = {'--no-deps', '--logdir', '--disable-telemetry', '--data-dir', '--liste
 SHELL = {'do', 'then', 'else', 'for', 'done', 'break', 'fi', 'export', 'sleep', 'if', '!', 'while'}
 SHELL_LINE = {'for', 'done', 'break', 'export', 'sleep', 'fi'}  # no program of ours follows
 INLINE = re.compile(r'(?:python3? |make [a-z]|visualdl |pytest |pip install |apt-get |'
-                    r'(?:train|val|predict)\.py -|(?:tools|benchmarks)/\w+\.py)')
+                    r'(?:train|val|predict|export)\.py -|(?:tools|benchmarks)/\w+\.py)')
 
 
 class Command(NamedTuple):

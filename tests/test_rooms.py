@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 ROOMS = ('configs', 'datasets', 'models', 'losses', 'common', 'training', 'inference', 'tools', 'benchmarks', 'tests',
-         'train', 'val', 'predict')
+         'train', 'val', 'predict', 'export')
 BASE = {'datasets', 'models', 'losses', 'common'}
 # Room, or single file -> rooms and single modules that it may import.
 MAY_IMPORT = {'datasets': {'datasets', 'common.errors'}, 'models': {'models', 'common.errors'},

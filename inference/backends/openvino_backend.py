@@ -17,7 +17,7 @@ class OpenVINOExecutor(EngineExecutor):
 
     def __init__(self, folder: Path, precision: str) -> None:
         super().__init__(folder)
-        core = _core()
+        core = shared_core()
         has = {'FP32', *core.get_property('CPU', 'OPTIMIZATION_CAPABILITIES')}
         if precision.upper() not in has:
             names = [name for name in PRECISIONS if name.upper() in has]
@@ -43,7 +43,7 @@ class OpenVINOExecutor(EngineExecutor):
 
 
 @functools.cache
-def _core() -> Any:
+def shared_core() -> Any:
     """One for the whole process, never freed: freeing one of several leaves the thread with a freed signal stack
     (OpenVINO 2026.4), and the next signal, such as Ctrl-C or the end of a child process, crashes the process.
     """

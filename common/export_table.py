@@ -1,0 +1,24 @@
+"""The formats of export.py, in one table: flags and inference.export read it. No Paddle."""
+from typing import NamedTuple
+
+LARGEST_SIDE = 16384  # pixels of an image for which the sizes of the scaled images are held
+
+
+class Format(NamedTuple):
+    """module: has `write(model, settings, metadata, folder)` and `load(folder)`, see inference.export.onnx_file.
+
+    packages: what it needs beside Paddle. precisions: those it can write. classes: the type of --output classes, where
+    the input is not the image itself (uint8 then).
+    """
+    module: str
+    packages: tuple[str, ...]
+    precisions: tuple[str, ...]
+    classes: str = 'uint8'
+
+
+FORMATS = {
+    'onnx': Format('inference.export.onnx_file', ('onnx',), ('fp32', 'fp16')),
+    'openvino': Format('inference.export.openvino_file', ('onnx', 'openvino'), ('fp32', 'fp16')),
+    'paddle': Format('inference.export.paddle_file', (), ('fp32',), 'int32'),
+}
+PRECISIONS = tuple(dict.fromkeys(precision for format in FORMATS.values() for precision in format.precisions))
