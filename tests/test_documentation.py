@@ -308,6 +308,10 @@ def sandbox(tmp_path, monkeypatch):
         (tmp_path / folder).mkdir()
         for i in range(6):
             cv2.imwrite(f'{folder}/{i}.png', rng.integers(0, top, shape, np.uint8))
+    drive = cv2.VideoWriter('drive.mp4', cv2.VideoWriter_fourcc(*'mp4v'), 10, (96, 64))
+    for _ in range(3):
+        drive.write(rng.integers(0, 256, [64, 96, 3], np.uint8))
+    drive.release()
     (tmp_path / 'classes.yml').write_text('0: road\n1: car\n')
     (tmp_path / 'saved_model').mkdir()
     paddle.save(Builder(Config(recipe)).model.state_dict(), 'saved_model/model.pdparams')
@@ -351,5 +355,6 @@ def test_commands_run(sandbox, monkeypatch, capfd):
                  'output/toy/best_model/model.pdparams', 'output/mine/dataset.yml', 'output/unattended/run.json',
                  'data/cityscapes/refinement_final/train_extra/autolabel.json',
                  'saved_model/evaluation_mscale_ocr_cityscapes_autolabel_mapillary_ms_val_flip.json',
-                 'output/result/added_prediction/1.png'):
+                 'output/result/added_prediction/1.png', 'output/result/added_prediction/drive.mp4',
+                 'output/submission.zip'):
         assert (sandbox / path).is_file(), f'{path}: expected the commands of the documentation to leave it'
