@@ -57,17 +57,17 @@ def score_bars(names: Sequence[str], palette: Sequence[Sequence[int]], scores: M
     words = ['absent' if value is None else f'{100 * value:.1f} %' for value in iou]
     figure = class_bars(names, palette, iou, words, [
         f'IoU {_percent(a)}, precision {_percent(b)}, recall {_percent(c)}' for a, b, c in
-        zip(iou, precision, recall)], {'range': [0, 1.12], 'tickformat': '.0%', 'tickvals': [0, 0.25, 0.5, 0.75, 1]})
-    figure['data'][0].update(name='IoU', textposition='inside', insidetextanchor='start', showlegend=False,
-                             text=[''] * len(names))
-    for key, values, symbol in (('precision', precision, 'triangle-right'), ('recall', recall, 'circle-open')):
+        zip(iou, precision, recall)], {'range': [0, 1], 'tickformat': '.0%', 'tickvals': [0, 0.25, 0.5, 0.75, 1]})
+    del figure['data'][0]['text']  # the words stand in the margin, clear of the marks
+    figure['data'][0].update(name='IoU', showlegend=False)
+    for key, values, symbol in (('precision', precision, 'triangle-right'), ('recall', recall, 'circle')):
         figure['data'].append({'type': 'scatter', 'mode': 'markers', 'name': key, 'x': values,
                                'y': list(range(len(names))), 'marker': {'symbol': symbol, 'size': 9},
-                               'hoverinfo': 'skip'})
+                               'hoverinfo': 'skip', 'cliponaxis': False})
     figure['layout']['annotations'] = [
-        {'x': 1.12, 'y': i, 'text': word, 'showarrow': False, 'xanchor': 'right', 'font': {'size': 12}}
-        for i, word in enumerate(words)]
-    figure['layout']['showlegend'] = True
+        {'xref': 'paper', 'x': 1, 'y': i, 'text': word, 'showarrow': False, 'xanchor': 'left', 'xshift': 8,
+         'font': {'size': 12}} for i, word in enumerate(words)]
+    figure['layout'].update(showlegend=True, margin={'l': 8, 'r': 60, 't': 8, 'b': 8})
     return figure
 
 
@@ -87,7 +87,8 @@ def confusion(names: Sequence[str], matrix: np.ndarray) -> Figure:
              for i, row in enumerate(matrix)]
     heat = {'type': 'heatmap', 'z': [numbers(row) for row in of_actual], 'zmin': 0, 'zmax': 1, 'colorscale': SHARES,
             'xgap': 1, 'ygap': 1, 'customdata': hover, 'hoverongaps': False,
-            'colorbar': {'tickformat': '.0%', 'thickness': 12, 'tickvals': [0, 0.1, 0.25, 0.5, 1]},
+            'colorbar': {'tickformat': '.0%', 'thickness': 10, 'tickvals': [0, 0.1, 0.5, 1], 'orientation': 'h',
+                         'x': 0, 'xanchor': 'left', 'y': 1.01, 'yanchor': 'bottom', 'len': 0.9, 'tickangle': 0},
             'hovertemplate': '<b>%{customdata[0]}</b> predicted as <b>%{customdata[1]}</b><br>%{customdata[2]} pixels'
                              '<br>%{customdata[3]} of %{customdata[0]}<br>%{customdata[4]} of all predicted as '
                              '%{customdata[1]}<extra></extra>'}

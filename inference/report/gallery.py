@@ -62,11 +62,11 @@ class Gallery:
     def _write(self, index: int, name: str, read: Callable[[], np.ndarray], maps: Maps,
                label: np.ndarray | None) -> None:
         folder = Path(FOLDER) / f'{index:05d}_{_plain(name)}'
-        decided = _decided(maps)
-        files = draw(read(), maps, label, self._labels, self._colors)
+        decided = deciding(maps) if maps.attention else None
+        files = draw(read(), maps, decided, label, self._labels, self._colors)
         record = {'index': index, 'name': printable(name), 'folder': folder.as_posix(), 'size': maps.classes.shape,
                   'truth': label is not None, 'scales': list(maps.attention),
-                  'decided': (np.bincount(decided.ravel(), minlength=len(maps.attention)) / decided.size).tolist(),
+                  'decided': [] if decided is None else [float((decided == i).mean()) for i in range(len(maps.attention))],
                   'confidence': float(maps.confidence.mean(dtype=np.float64)),
                   'pixels': np.bincount(maps.classes.ravel(), minlength=self._labels.num_classes).tolist()}
         for file, data in {**files, RECORD: json.dumps(record).encode()}.items():
@@ -86,9 +86,9 @@ def records(folder: str | os.PathLike) -> list[dict[str, Any]]:
     return sorted(found, key=lambda record: record['index'])
 
 
-def draw(image: np.ndarray, maps: Maps, label: np.ndarray | None, labels: LabelSet,
+def draw(image: np.ndarray, maps: Maps, decided: np.ndarray | None, label: np.ndarray | None, labels: LabelSet,
          colors: np.ndarray) -> dict[str, bytes]:
-    """{file name: content} of all pictures of an image, see the module."""
+    """{file name: content} of all pictures of an image, see the module. decided: of `deciding`."""
     full, small = _size(image, LONGEST), _size(image, LONGEST_THUMB)
     predicted = _ids(maps.classes, full)
     thumb = cv2.resize(image, small, interpolation=cv2.INTER_AREA)
@@ -105,10 +105,10 @@ def draw(image: np.ndarray, maps: Maps, label: np.ndarray | None, labels: LabelS
         files['thumb_errors.jpg'] = _jpeg(_errors_thumb(thumb, codes), QUALITY_THUMB)
     for scale, weight in maps.attention.items():
         files[f'attention_{scale:g}.jpg'] = _map(weight)
-    if maps.attention:
+    if decided is not None:
         table = np.zeros((256, 3), np.uint8)
         table[:len(maps.attention)] = scale_colors(len(maps.attention))
-        files['scales.png'] = pictures.palette_png(_ids(_decided(maps), full), table)
+        files['scales.png'] = pictures.palette_png(_ids(decided, full), table)
     return files
 
 
@@ -117,13 +117,9 @@ def error_codes(label: np.ndarray, classes: np.ndarray, ignore_index: int) -> np
     return np.where(label == ignore_index, VOID, np.where(label == classes, RIGHT, WRONG)).astype(np.uint8)
 
 
-def _decided(maps: Maps) -> np.ndarray:
-    """uint8 (H, W): the position of the scale with the largest weight; zeros where there are no scales."""
-    best = np.zeros(maps.classes.shape, np.uint8)
-    weights = list(maps.attention.values())
-    for i, weight in enumerate(weights[1:], 1):
-        best[weight > np.choose(best, weights[:i])] = i
-    return best
+def deciding(maps: Maps) -> np.ndarray:
+    """uint8 (H, W): the position of the scale with the largest weight. There must be scales."""
+    return np.argmax(np.stack(list(maps.attention.values())), axis=0).astype(np.uint8)
 
 
 def scale_colors(count: int) -> np.ndarray:

@@ -29,7 +29,7 @@
         legend: {orientation: 'h', y: 1.02, yanchor: 'bottom', x: 0}, shapedefaults: {line: {color: soft}},
         modebar: {bgcolor: 'rgba(0,0,0,0)', color: soft, activecolor: ink}},
       data: {
-        bar: [{marker: {line: {color: ink, width: 0.5}, pattern: {fgcolor: ink, fgopacity: 0.55, size: 6}},
+        bar: [{marker: {line: {color: ink, width: 0.5}, pattern: {fillmode: 'overlay', fgopacity: 0.5, size: 6, solidity: 0.25}},
           textfont: {color: ink}}],
         scatter: [{marker: {line: {color: ink, width: 1}}}],
         heatmap: [{colorbar: {outlinewidth: 0, tickfont: {color: ink}}}]}};
