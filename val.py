@@ -1,6 +1,5 @@
 """Score weights on the validation set: python val.py --config configs/toy.yml --model_path .../model.pdparams"""
 import argparse
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,9 @@ from common import cli, flags
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     parser = cli.ArgumentParser(description=__doc__)
     flags.add_inference_flags(parser, '--aug_eval')
+    parser.add_argument('--calibration', action='store_true',
+                        help='whether confidence can be believed: expected calibration error, reliability diagram')
+    parser.add_argument('--per_image', metavar='FILE', help="each image's scores, into a .csv or .json")
     cli.add_debug_flag(parser)
     return parser.parse_args(argv)
 
@@ -24,9 +26,11 @@ def main(argv: Sequence[str]) -> None:
     from common.builder import Builder
     from common.config import Config
     from common.model_zoo import local_weights
-    from inference import backends, metrics
+    from inference import backends, evaluation_report
     from inference.evaluator import evaluate
     from inference.predictor import Predictor
+    from inference.scores.base import Score
+    from inference.scores.calibration import Calibration
 
     logger = logging.getLogger('val')
     flags.warn_unused(args, logger)
@@ -37,23 +41,34 @@ def main(argv: Sequence[str]) -> None:
     report = weights.with_name(f'evaluation_{Path(args.config).stem}{flags.describe(args)}.json')
     builder = Builder(config)
     flags.check_writable(report.parent)
+    if args.per_image:
+        evaluation_report.check_format('--per_image', args.per_image)
+        flags.check_writable(Path(args.per_image).parent)
     builder.check_weights(weights.parent.parent)
     dataset = builder.val_dataset
     network = backends.create(builder, args.model_path, **flags.network_options(args))
     predict = Predictor(network, **options)
     labels = builder.labels
+    scores: list[Score] = []
+    if args.calibration:
+        scores.append(Calibration(labels))
     logger.info('evaluate %s on %d images of %s', weights, len(dataset), config.val_dataset_cfg.get('dataset_root'))
-    result = evaluate(predict, dataset, args.num_workers)
+    result = evaluate(predict, dataset, args.num_workers, labels, scores, images=True)
     if paddle.distributed.get_rank() == 0:
-        print(metrics.table(result, labels.names))
+        print(evaluation_report.text(result, labels, scores))
         print(f'images: {len(dataset)}  mIoU: {100 * result["miou"]:.2f}%  accuracy: {100 * result["accuracy"]:.2f}%')
-        settings = {'config': args.config, 'model_path': args.model_path, 'opts': args.opts, 'images': len(dataset),
+        settings = {'config': args.config, 'model_path': args.model_path, 'opts': args.opts,
                     'n_scales': config.model_cfg.get('n_scales'), 'test_time': {
                         'scales': predict.scales, 'flips': len(predict.flips), 'crop_size_hw': predict.crop_size,
                         'stride_hw': predict.stride}}
-        data = json.dumps({**settings, **metrics.as_json(result, labels.names)}, indent=1)
-        write_atomically(report, data.encode())
-        logger.info('written: %s', report)
+        data = {**settings, **evaluation_report.document(result, labels, scores)}
+        files = {report: evaluation_report.to_json(data),
+                 report.with_suffix('.csv'): evaluation_report.classes_csv(data)}
+        if args.per_image:
+            files[Path(args.per_image)] = evaluation_report.images_file(args.per_image, data)
+        for path, content in files.items():
+            write_atomically(path, content)
+        logger.info('written: %s', ', '.join(map(str, files)))
 
 
 if __name__ == '__main__':
