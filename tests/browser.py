@@ -71,8 +71,8 @@ class Page:
 
     def size(self, width, height, phone=False, dark=False):
         """The window, and what the page is told of the device."""
-        self._call('Emulation.setDeviceMetricsOverride', width=width, height=height, deviceScaleFactor=2 if phone else 1,
-                   mobile=phone)
+        self._call('Emulation.setDeviceMetricsOverride', width=width, height=height, mobile=phone,
+                   deviceScaleFactor=2 if phone else 1)
         self._call('Emulation.setTouchEmulationEnabled', enabled=phone)
         self._call('Emulation.setEmulatedMedia',
                    features=[{'name': 'prefers-color-scheme', 'value': 'dark' if dark else 'light'}])

@@ -44,7 +44,8 @@ def guess(label, index, scales=SCALES):
     edges = cv2.GaussianBlur((cv2.Laplacian(classes, cv2.CV_32F) != 0).astype(np.float32), (0, 0), 3)
     confidence = np.clip(0.99 - 0.9 * edges - 0.35 * patches - 0.1 * _noise(rng, size, 9), 0.2, 1).astype(np.float32)
     rows = np.linspace(0, 1, size[0], dtype=np.float32)[:, None]
-    weights = [np.exp(2.5 * (rows * (1 - 2 * i / max(1, len(scales) - 1)) + (0.7 * edges + _noise(rng, size, 7)) * i / 2))
+    details = 0.7 * edges + _noise(rng, size, 7)
+    weights = [np.exp(2.5 * (rows * (1 - 2 * i / max(1, len(scales) - 1)) + details * i / 2))
                for i in range(len(scales))]
     total = sum(weights)
     return SimpleNamespace(classes=classes, confidence=confidence,

@@ -1,4 +1,5 @@
 """Charts as Plotly's JSON. Colours that depend on light or dark are left to page.js; no chart depends on hue alone."""
+import itertools
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
@@ -36,19 +37,22 @@ def _class_axis(names: Sequence[str], **more: Any) -> dict[str, Any]:
 
 
 def class_bars(names: Sequence[str], palette: Sequence[Sequence[int]], values: Sequence[float | None],
-               words: Sequence[str], hover: Sequence[str], axis: Mapping[str, Any]) -> Figure:
-    """One horizontal bar per class, first class on top, in its colour and a pattern; `words` at its end.
+               words: Sequence[str], hover: Sequence[str], axis: Mapping[str, Any], in_margin: int) -> Figure:
+    """One horizontal bar per class, first class on top, in its colour and a pattern; `words` at its right.
 
-    hover: what the pointer is told, after the name. axis: of the values.
+    hover: what the pointer is told, after the name. axis: of the values. in_margin: pixels for the words, clear of the
+    bars.
     """
     bars = {'type': 'bar', 'orientation': 'h', 'y': list(range(len(names))), 'x': list(values),
             'marker': {'color': _colors(palette),
                        'pattern': {'shape': [PATTERNS[i % len(PATTERNS)] for i in range(len(names))]}},
-            'text': [escape(word) for word in words], 'textposition': 'outside', 'cliponaxis': False,
             'customdata': [[escape(printable(name)), escape(line)] for name, line in zip(names, hover)],
             'hovertemplate': '<b>%{customdata[0]}</b><br>%{customdata[1]}<extra></extra>'}
-    return {'data': [bars], 'layout': {'yaxis': _class_axis(names), 'xaxis': {'fixedrange': True, **axis},
-                                       'bargap': 0.3, 'showlegend': False}}
+    notes = [{'xref': 'paper', 'x': 1, 'y': i, 'text': escape(word), 'showarrow': False, 'xanchor': 'left',
+              'xshift': 8, 'font': {'size': 12}} for i, word in enumerate(words)]
+    return {'data': [bars], 'layout': {
+        'yaxis': _class_axis(names), 'xaxis': {'fixedrange': True, **axis}, 'bargap': 0.3, 'showlegend': False,
+        'annotations': notes, 'margin': {'l': 8, 'r': in_margin, 't': 8, 'b': 8}}}
 
 
 def score_bars(names: Sequence[str], palette: Sequence[Sequence[int]], scores: Mapping[str, Any]) -> Figure:
@@ -57,17 +61,13 @@ def score_bars(names: Sequence[str], palette: Sequence[Sequence[int]], scores: M
     words = ['absent' if value is None else f'{100 * value:.1f} %' for value in iou]
     figure = class_bars(names, palette, iou, words, [
         f'IoU {_percent(a)}, precision {_percent(b)}, recall {_percent(c)}' for a, b, c in
-        zip(iou, precision, recall)], {'range': [0, 1], 'tickformat': '.0%', 'tickvals': [0, 0.25, 0.5, 0.75, 1]})
-    del figure['data'][0]['text']  # the words stand in the margin, clear of the marks
+        zip(iou, precision, recall)], {'range': [0, 1], 'tickformat': '.0%', 'tickvals': [0, 0.25, 0.5, 0.75, 1]}, 60)
     figure['data'][0].update(name='IoU', showlegend=False)
     for key, values, symbol in (('precision', precision, 'triangle-right'), ('recall', recall, 'circle')):
         figure['data'].append({'type': 'scatter', 'mode': 'markers', 'name': key, 'x': values,
                                'y': list(range(len(names))), 'marker': {'symbol': symbol, 'size': 9},
                                'hoverinfo': 'skip', 'cliponaxis': False})
-    figure['layout']['annotations'] = [
-        {'xref': 'paper', 'x': 1, 'y': i, 'text': word, 'showarrow': False, 'xanchor': 'left', 'xshift': 8,
-         'font': {'size': 12}} for i, word in enumerate(words)]
-    figure['layout'].update(showlegend=True, margin={'l': 8, 'r': 60, 't': 8, 'b': 8})
+    figure['layout']['showlegend'] = True
     return figure
 
 
@@ -76,8 +76,7 @@ def _percent(value: float | None) -> str:
 
 
 def confusion(names: Sequence[str], matrix: np.ndarray) -> Figure:
-    """Heat map of an int64 (K, K) matrix: row (ground truth) i, column (prediction) j; the colour is the share of row i.
-    """
+    """Heat map of an int64 (K, K) matrix: row (ground truth) i, column (prediction) j; colour: the share of row i."""
     actual, predicted = matrix.sum(axis=1), matrix.sum(axis=0)
     with np.errstate(invalid='ignore', divide='ignore'):
         of_actual, of_predicted = matrix / actual[:, None], matrix / predicted[None]
@@ -139,8 +138,7 @@ def reliability(bins: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def curves(lines: Mapping[str, tuple[Sequence[float], Sequence[float | None]]], title: str, share: bool) -> Figure:
-    """Lines over the iterations, each also in dashes of its own. lines: {name: (iterations, values)}. share: in percent.
-    """
+    """Lines over the iterations, each in dashes of its own. lines: {name: (iterations, values)}. share: in percent."""
     dashes = ('solid', 'dash', 'dot', 'dashdot', 'longdash', 'longdashdot')
     symbols = ('circle', 'diamond', 'square', 'triangle-up', 'cross', 'x')
     data = [{'type': 'scatter', 'mode': 'lines+markers' if len(x) <= 40 else 'lines', 'x': list(x), 'y': list(y),
@@ -154,9 +152,9 @@ def curves(lines: Mapping[str, tuple[Sequence[float], Sequence[float | None]]], 
 
 def histogram(edges: Sequence[float], counts: Sequence[int], title: str, unit: str) -> Figure:
     """Counts in bins of a share from 0 to 1."""
-    middle = [(a + b) / 2 for a, b in zip(edges, edges[1:])]
-    bars = {'type': 'bar', 'x': middle, 'y': list(counts), 'width': [b - a for a, b in zip(edges, edges[1:])],
-            'customdata': [f'{a:.0%} to {b:.0%}' for a, b in zip(edges, edges[1:])],
+    bins = list(itertools.pairwise(edges))
+    bars = {'type': 'bar', 'x': [(a + b) / 2 for a, b in bins], 'y': list(counts), 'width': [b - a for a, b in bins],
+            'customdata': [f'{a:.0%} to {b:.0%}' for a, b in bins],
             'hovertemplate': f'%{{customdata}}: %{{y}} {escape(unit)}<extra></extra>'}
     return {'data': [bars], 'layout': {
         'bargap': 0.05, 'showlegend': False, 'yaxis': {'fixedrange': True, 'title': {'text': escape(unit)}},

@@ -3,8 +3,8 @@
     pictures/00012_frankfurt_000001/   record.json (written last), thumb_*.jpg, input.jpg, truth.png, prediction.png,
                                        errors.png, confidence.jpg, scales.png, attention_0.5.jpg, ...
 
-Photos and smooth maps are JPEG, maps of ids PNG with a palette. Only what the page needs of an image remains in memory,
-and that only at the end: several processes write their images into the same folder, and an interrupted report continues.
+Photos and smooth maps are JPEG, maps of ids PNG with a palette. Nothing of an image remains in memory: the page reads
+the records at the end, so that several processes can write into one folder, and an interrupted report continues.
 """
 import io
 import json
@@ -62,11 +62,11 @@ class Gallery:
     def _write(self, index: int, name: str, read: Callable[[], np.ndarray], maps: Maps,
                label: np.ndarray | None) -> None:
         folder = Path(FOLDER) / f'{index:05d}_{_plain(name)}'
-        decided = deciding(maps) if maps.attention else None
+        decided, scales = (deciding(maps), list(maps.attention)) if maps.attention else (None, [])
         files = draw(read(), maps, decided, label, self._labels, self._colors)
         record = {'index': index, 'name': printable(name), 'folder': folder.as_posix(), 'size': maps.classes.shape,
-                  'truth': label is not None, 'scales': list(maps.attention),
-                  'decided': [] if decided is None else [float((decided == i).mean()) for i in range(len(maps.attention))],
+                  'truth': label is not None, 'scales': scales,
+                  'decided': [float(np.mean(decided == i)) for i in range(len(scales))],
                   'confidence': float(maps.confidence.mean(dtype=np.float64)),
                   'pixels': np.bincount(maps.classes.ravel(), minlength=self._labels.num_classes).tolist()}
         for file, data in {**files, RECORD: json.dumps(record).encode()}.items():

@@ -3,7 +3,6 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -100,13 +99,15 @@ def _headline(report: Report) -> list[tuple[str, str, str]]:
 
 def _pixels(report: Report) -> np.ndarray:
     """int64 (K,): predicted pixels of each class."""
-    return np.sum([image['pixels'][:report.labels.num_classes] for image in report.images]
-                  or [[0] * report.labels.num_classes], axis=0, dtype=np.int64)
+    counts = np.zeros(report.labels.num_classes, np.int64)
+    for image in report.images:
+        counts += image['pixels'][:len(counts)]
+    return counts
 
 
 def _classes(report: Report) -> Chart:
     names, result = report.labels.names, report.result
-    palette = report.colors[:len(names)]
+    palette = report.colors[:len(names)].tolist()
     height = 70 + figures.ROW * len(names)
     if result is None:
         pixels = _pixels(report)
@@ -114,14 +115,15 @@ def _classes(report: Report) -> Chart:
         found = [sum(image['pixels'][k] > 0 for image in report.images) for k in range(len(names))]
         words = [percent(value, 1) for value in share]
         hover = [f'{count:,} pixels, in {n} images' for count, n in zip(pixels, found)]
-        axis = {'range': [0, 1.2 * max(share.max(), 0.01)], 'tickformat': '.0%'}
-        rows = [('class', 'share of pixels', 'pixels', 'images'),
-                *((name, percent(s), f'{n:,}', str(m)) for name, s, n, m in zip(names, share, pixels, found))]
-        return Chart('classes', 'Share of the predicted pixels', '', figures.class_bars(
-            names, palette, share.tolist(), words, hover, axis), height, 'Bars: share of the pixels per class', rows, True)
-    rows = [('class', 'IoU', 'precision', 'recall', 'labelled pixels'),
-            *((name, *(percent(finite_or_none(result[key][i])) for key in ('iou', 'precision', 'recall')),
-               f'{int(result["matrix"][i].sum()):,}') for i, name in enumerate(names))]
+        axis = {'range': [0, 1.02 * max(share.max(), 0.01)], 'tickformat': '.0%'}
+        rows = [['class', 'share of pixels', 'pixels', 'images'],
+                *([name, percent(s), f'{n:,}', str(m)] for name, s, n, m in zip(names, share, pixels, found))]
+        figure = figures.class_bars(names, palette, share.tolist(), words, hover, axis, 60)
+        return Chart('classes', 'Share of the predicted pixels', '', figure, height,
+                     'Bars: share of the pixels per class', rows, True)
+    rows = [['class', 'IoU', 'precision', 'recall', 'labelled pixels'],
+            *([name, *(percent(finite_or_none(result[key][i])) for key in ('iou', 'precision', 'recall')),
+               f'{int(result["matrix"][i].sum()):,}'] for i, name in enumerate(names))]
     categories = bool(result.get('categories'))
     return Chart('iou', 'IoU per class', 'Bars: IoU. Marks: precision and recall.',
                  figures.score_bars(names, palette, result), height, f'Bars: IoU of {len(names)} classes, mean '
@@ -137,7 +139,7 @@ def _categories(report: Report) -> list[Chart]:
     figure = figures.class_bars(list(iou), grey, figures.numbers(iou.values()),
                                 [percent(value, 1) for value in iou.values()],
                                 [f'IoU {percent(value)}' for value in iou.values()],
-                                {'range': [0, 1.18], 'tickformat': '.0%', 'tickvals': [0, 0.25, 0.5, 0.75, 1]})
+                                {'range': [0, 1], 'tickformat': '.0%', 'tickvals': [0, 0.25, 0.5, 0.75, 1]}, 60)
     return [Chart('categories', 'IoU per category', 'Errors between classes of one category do not count.', figure,
                   70 + figures.ROW * 2 * len(iou), 'Bars: IoU of the categories', rows)]
 
@@ -175,7 +177,8 @@ def _calibration(report: Report) -> list[Chart]:
               for part in calibration['bins'])]
     return [Chart('reliability', 'Reliability', f'Expected calibration error {percent(calibration["ece"])}. Below the '
                   'diagonal the network is too sure of itself, above it too cautious.',
-                  figures.reliability(calibration['bins']), 430, 'Share of right pixels for each confidence', rows, True)]
+                  figures.reliability(calibration['bins']), 430, 'Share of right pixels for each confidence', rows,
+                  True)]
 
 
 def training(log: Sequence[Mapping[str, Any]]) -> list[Chart]:
@@ -187,12 +190,12 @@ def training(log: Sequence[Mapping[str, Any]]) -> list[Chart]:
         charts.append(Chart('loss', 'Training loss', 'Averages since the log line before.',
                             figures.curves(loss, 'loss', False), 340, f'Loss from {loss["loss"][1][0]} to '
                             f'{loss["loss"][1][-1]}'))
-    scores = {}
+    scores: dict[str, tuple[Sequence[float], Sequence[float | None]]] = {}
     for kind, prefix in (('eval', ''), ('ema_eval', 'averaged weights: ')):
         for key, name in (('miou', 'mIoU'), ('accuracy', 'accuracy')):
             found = [(entry['iteration'], entry[key]) for entry in log if entry.get('kind') == kind and key in entry]
             if found:
-                scores[prefix + name] = tuple(zip(*found))
+                scores[prefix + name] = [step for step, _ in found], [value for _, value in found]
     if scores:
         charts.append(Chart('scores', 'Validation during training', '', figures.curves(scores, 'score', True), 340,
                             'mIoU and accuracy over the iterations'))
