@@ -1,5 +1,6 @@
 """Score weights on the validation set: python val.py --config configs/toy.yml --model_path .../model.pdparams"""
 import argparse
+import contextlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     flags.add_inference_flags(parser, '--aug_eval')
     parser.add_argument('--calibration', action='store_true',
                         help='whether confidence can be believed: expected calibration error, reliability diagram')
+    parser.add_argument('--report', metavar='DIR', help='a page with scores, charts and pictures of every image')
     parser.add_argument('--per_image', metavar='FILE', help="each image's scores, into a .csv or .json")
     cli.add_debug_flag(parser)
     return parser.parse_args(argv)
@@ -29,6 +31,7 @@ def main(argv: Sequence[str]) -> None:
     from inference import backends, evaluation_report
     from inference.evaluator import evaluate
     from inference.predictor import Predictor
+    from inference.report.report import ReportWriter, facts
     from inference.scores.base import Score
     from inference.scores.calibration import Calibration
 
@@ -46,14 +49,17 @@ def main(argv: Sequence[str]) -> None:
         flags.check_writable(Path(args.per_image).parent)
     builder.check_weights(weights.parent.parent)
     dataset = builder.val_dataset
+    labels = builder.labels
+    page = ReportWriter(args.report, labels, threads=args.num_workers) if args.report else None
     network = backends.create(builder, args.model_path, **flags.network_options(args))
     predict = Predictor(network, **options)
-    labels = builder.labels
     scores: list[Score] = []
-    if args.calibration:
+    if args.calibration or args.report:
         scores.append(Calibration(labels))
     logger.info('evaluate %s on %d images of %s', weights, len(dataset), config.val_dataset_cfg.get('dataset_root'))
-    result = evaluate(predict, dataset, args.num_workers, labels, scores, images=True)
+    with page or contextlib.nullcontext():
+        result = evaluate(predict, dataset, args.num_workers, labels, scores, images=True,
+                          watch=page.watch(dataset) if page else None)
     if paddle.distributed.get_rank() == 0:
         print(evaluation_report.text(result, labels, scores))
         print(f'images: {len(dataset)}  mIoU: {100 * result["miou"]:.2f}%  accuracy: {100 * result["accuracy"]:.2f}%')
@@ -69,6 +75,10 @@ def main(argv: Sequence[str]) -> None:
         for path, content in files.items():
             write_atomically(path, content)
         logger.info('written: %s', ', '.join(map(str, files)))
+        if page:
+            images = config.val_dataset_cfg.get('dataset_root')
+            page.finish(f'Evaluation of {Path(args.config).stem}', facts(args, config, predict, images), result,
+                        weights.parent.parent)
 
 
 if __name__ == '__main__':

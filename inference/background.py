@@ -2,8 +2,9 @@
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
+Self = TypeVar('Self', bound='Background')
 WAITING = 2  # calls that wait beside those that run
 
 
@@ -14,7 +15,7 @@ class Background:
     """
 
     def __init__(self, threads: int = 1) -> None:
-        self._bound = threads + WAITING - 1
+        self._bound = threads - 1 + WAITING
         self._calls: deque[Future[Any]] = deque()
         self._pool = ThreadPoolExecutor(threads)
 
@@ -24,7 +25,7 @@ class Background:
         while len(self._calls) > self._bound:
             self._calls.popleft().result()
 
-    def __enter__(self) -> 'Background':
+    def __enter__(self: Self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:

@@ -13,6 +13,7 @@ from common.errors import UserError
 from datasets.labels import LabelSet
 from datasets.sampling import shard
 from inference import metrics, records
+from inference.maps import Maps
 from inference.predictor import Predictor, restore_size
 from inference.prefetch import prefetch
 from inference.records import Record
@@ -46,14 +47,17 @@ class Journal(Protocol):
 
 
 Predict = Callable[[Mapping[str, Any]], np.ndarray]
+Watch = Callable[[int, str, np.ndarray, Maps], None]
 
 
 def evaluate(predict: Predict, dataset: LabelledDataset, num_workers: int = 0, labels: LabelSet | None = None,
-             scores: Sequence[Score] = (), journal: Journal | None = None, images: bool = False) -> dict[str, Any]:
+             scores: Sequence[Score] = (), journal: Journal | None = None, images: bool = False,
+             watch: Watch | None = None) -> dict[str, Any]:
     """Evaluate `predict` (sample -> uint8 (H, W) train ids) on the dataset's labels.
 
     labels: for the IoU of categories, where it has them. scores: further scores; those that need the confidence need a
     Predictor. journal: images found there are not predicted again. images: return the scores of each image, too.
+    watch: is called with each image's index, name, label (H, W) and maps, of a Predictor, before it is counted.
 
     On a GPU, what a Predictor predicts is counted there, and the counts follow a few images later, unless `scores` need
     the prediction. With several processes, each evaluates its share of the images, and all return the same result:
@@ -87,7 +91,7 @@ def evaluate(predict: Predict, dataset: LabelledDataset, num_workers: int = 0, l
         for index, sample, error in prefetch(dataset.__getitem__, indices, num_workers):
             if error is not None:
                 raise error
-            waiting.append(_count(predict, dataset, index, names[index], sample, scores))
+            waiting.append(_count(predict, dataset, index, names[index], sample, scores, watch))
             finish(AHEAD)
         finish(0)
     shares: list[dict[int, Record]] = [made]
@@ -116,7 +120,7 @@ def summary(found: Sequence[Record], num_classes: int, labels: LabelSet | None =
 
 
 def _count(predict: Predict, dataset: LabelledDataset, index: int, name: str, sample: Mapping[str, Any],
-           scores: Sequence[Score]) -> Callable[[], Record]:
+           scores: Sequence[Score], watch: Watch | None = None) -> Callable[[], Record]:
     """Predict and count an image; the function that is returned waits for the counts."""
     num_classes, ignore_index = dataset.num_classes, dataset.ignore_index
     label = np.asarray(sample['label'])
@@ -127,6 +131,11 @@ def _count(predict: Predict, dataset: LabelledDataset, index: int, name: str, sa
         if not isinstance(predict, Predictor):
             matrix = metrics.confusion_matrix(label, predict(sample), num_classes, ignore_index)
             return lambda: records.of_matrix(index, name, matrix)
+        if watch is not None:
+            maps = predict.maps(sample)
+            watch(index, name, label, maps)
+            record = _record(ScoredImage(index, label, maps.classes, maps.confidence), name, dataset, scores)
+            return lambda: record
         logits, total = _logits(predict, sample, num_classes)
         if paddle.get_device() != 'cpu' and not scores:
             counts = metrics.confusion_on_device(paddle.to_tensor(label), logits.argmax(axis=1)[0], num_classes,
@@ -135,9 +144,8 @@ def _count(predict: Predict, dataset: LabelledDataset, index: int, name: str, sa
             _check_finite(total)
             image = ScoredImage(index, label, logits.argmax(axis=1)[0].numpy().astype(np.uint8), (
                 F.softmax(logits, axis=1).max(axis=1)[0].numpy() if any(s.needs_confidence for s in scores) else None))
-            matrix = metrics.confusion_matrix(label, image.classes, num_classes, ignore_index)
-            tables = {score.key: score.measure(image) for score in scores}
-            return lambda: records.of_matrix(index, name, matrix, tables)
+            record = _record(image, name, dataset, scores)
+            return lambda: record
 
     def read() -> Record:
         with _named(image_path):
@@ -145,6 +153,11 @@ def _count(predict: Predict, dataset: LabelledDataset, index: int, name: str, sa
         return records.of_matrix(index, name, counts.numpy())
 
     return read
+
+
+def _record(image: ScoredImage, name: str, dataset: LabelledDataset, scores: Sequence[Score]) -> Record:
+    matrix = metrics.confusion_matrix(image.label, image.classes, dataset.num_classes, dataset.ignore_index)
+    return records.of_matrix(image.index, name, matrix, {score.key: score.measure(image) for score in scores})
 
 
 @paddle.no_grad()

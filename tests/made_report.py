@@ -1,6 +1,5 @@
 """A report on drawn streets with made-up predictions, and the same shapes as an evaluation gives."""
 import math
-from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -9,8 +8,9 @@ from cityscapesscripts.preparation.json2labelImg import createLabelImage
 
 from datasets.labels import CITYSCAPES
 from inference import metrics
+from inference.maps import Maps
 from inference.report import folder, page
-from inference.report.gallery import Gallery, records
+from inference.report.gallery import Gallery, drawn_images
 from inference.report.page import Report
 from tools.toy.scene import compose
 
@@ -48,8 +48,8 @@ def guess(label, index, scales=SCALES):
     weights = [np.exp(2.5 * (rows * (1 - 2 * i / max(1, len(scales) - 1)) + details * i / 2))
                for i in range(len(scales))]
     total = sum(weights)
-    return SimpleNamespace(classes=classes, confidence=confidence,
-                           attention={s: (w / total).astype(np.float32) for s, w in zip(scales, weights)})
+    attention = {scale: (weight / total).astype(np.float32) for scale, weight in zip(scales, weights)}
+    return Maps(classes, confidence, np.zeros(size, np.float32), attention)
 
 
 def score(matrices, names, pairs, labels=CITYSCAPES):
@@ -105,6 +105,6 @@ def make(root, count=6, size=(128, 256), truth=True, scales=SCALES, labels=CITYS
             pairs.append((maps.confidence[valid], (maps.classes == label)[valid]))
     report = Report(title, [('Weights', 'output/toy/best_model/model.pdparams'), ('Config', 'configs/toy.yml'),
                             ('Test time', 'scales 0.5, 1, 2; flip')], labels,
-                    labels.color_table() if colors is None else colors, records(root),
+                    labels.color_table() if colors is None else colors, drawn_images(root),
                     score(matrices, names, pairs, labels) if truth else None, log() if truth else [])
     return folder.finish(root, page.to_html(report)), report

@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import cv2
 import numpy as np
@@ -22,6 +22,7 @@ from common.atomic_io import write_atomically
 from datasets.labels import LabelSet
 from inference import pictures
 from inference.background import Background
+from inference.maps import Maps
 from inference.report.look import printable
 
 FOLDER, RECORD = 'pictures', 'record.json'
@@ -30,13 +31,6 @@ QUALITY, QUALITY_THUMB = 85, 78  # of JPEG
 RIGHT, WRONG, STRIPE, VOID = range(4)  # in errors.png
 # Wrong pixels are striped in dark and bright, so that they show without their hue, too. RGB and alpha.
 ERRORS = ((255, 255, 255, 190), (213, 80, 0, 255), (60, 0, 30, 255), (70, 70, 80, 190))
-
-
-class Maps(Protocol):
-    """What the gallery shows of a prediction; see inference.maps.Maps."""
-    classes: np.ndarray
-    confidence: np.ndarray
-    attention: dict[float, np.ndarray]
 
 
 class Gallery:
@@ -80,7 +74,7 @@ class Gallery:
         self._work.__exit__(*exception)
 
 
-def records(folder: str | os.PathLike) -> list[dict[str, Any]]:
+def drawn_images(folder: str | os.PathLike) -> list[dict[str, Any]]:
     """What is known of the images whose pictures are complete, in the order of their index."""
     found = [json.loads(path.read_bytes()) for path in (Path(folder) / FOLDER).glob(f'*/{RECORD}')]
     return sorted(found, key=lambda record: record['index'])

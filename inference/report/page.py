@@ -20,9 +20,9 @@ POINTS = 1000  # of a training curve; longer ones are averaged in spans
 class Report:
     """What a page shows.
 
-    title, facts: (name, value) of the weights and settings. images: inference.report.gallery.records. colors: uint8
-    (256, 3) RGB. result: inference.evaluator.evaluate's, with 'images' in the order of their index; None without ground
-    truth. log: entries of metrics.jsonl.
+    title, facts: (name, value) of the weights and settings. images: inference.report.gallery.drawn_images.
+    colors: uint8 (256, 3) RGB. result: inference.evaluator.evaluate's, with 'images' in the order of their index; None
+    without ground truth. log: entries of metrics.jsonl.
     """
     title: str
     facts: Sequence[tuple[str, str]]

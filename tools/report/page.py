@@ -87,8 +87,8 @@ def _class_chart(name: str, split: Mapping[str, Any], labels: LabelSet) -> Chart
             *((key, f'{entry["pixels"]:,}', percent(entry['share']), str(entry['images']),
                percent(entry['image_share']), 'rare' if entry['rare'] else '' if entry['images'] else 'absent')
               for key, entry in classes.items())]
-    return Chart(f'classes_{name}', name, 'Share of the labelled pixels · images', figure, 60 + figures.ROW * len(classes),
-                 f'Bars: share of the labelled pixels of {name} per class', rows)
+    return Chart(f'classes_{name}', name, 'Share of the labelled pixels · images', figure,
+                 60 + figures.ROW * len(classes), f'Bars: share of the labelled pixels of {name} per class', rows)
 
 
 def _coverage(name: str, split: Mapping[str, Any]) -> Chart:
