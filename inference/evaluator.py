@@ -39,7 +39,9 @@ class LabelledDataset(Protocol):
 
 class Journal(Protocol):
     """Where records are kept as they are made (inference.evaluation_journal)."""
-    found: Mapping[int, Record]
+    @property
+    def found(self) -> Mapping[int, Record]:
+        ...
 
     def append(self, record: Record) -> None:
         ...
