@@ -77,6 +77,7 @@ def evaluate(predict: Predict, dataset: LabelledDataset, num_workers: int = 0, l
     indices = [rest[i] for i in shard(len(rest), rank, world_size)]
     made: dict[int, Record] = {}
     waiting: deque[Callable[[], Record]] = deque()
+    ahead = AHEAD if _counts_on_device(predict, scores) else 0
     with tqdm(total=total, initial=len(done), desc='evaluate', unit='image', disable=True if rank else None) as bar:
         def finish(left: int) -> None:
             while len(waiting) > left:
@@ -90,7 +91,7 @@ def evaluate(predict: Predict, dataset: LabelledDataset, num_workers: int = 0, l
             if error is not None:
                 raise error
             waiting.append(_count(predict, dataset, index, names[index], sample, scores))
-            finish(AHEAD)
+            finish(ahead)
         finish(0)
     shares: list[dict[int, Record]] = [made]
     if world_size > 1:
@@ -117,6 +118,10 @@ def summary(found: Sequence[Record], num_classes: int, labels: LabelSet | None =
     return result
 
 
+def _counts_on_device(predict: Predict, scores: Sequence[Score]) -> bool:
+    return isinstance(predict, Predictor) and paddle.get_device() != 'cpu' and not scores
+
+
 def _count(predict: Predict, dataset: LabelledDataset, index: int, name: str, sample: Mapping[str, Any],
            scores: Sequence[Score]) -> Callable[[], Record]:
     """Predict and count an image; the function that is returned waits for the counts."""
@@ -130,7 +135,7 @@ def _count(predict: Predict, dataset: LabelledDataset, index: int, name: str, sa
             matrix = metrics.confusion_matrix(label, predict(sample), num_classes, ignore_index)
             return lambda: records.of_matrix(index, name, matrix)
         logits, total = _logits(predict, sample, num_classes)
-        if paddle.get_device() != 'cpu' and not scores:
+        if _counts_on_device(predict, scores):
             counts = metrics.confusion_on_device(paddle.to_tensor(label), logits.argmax(axis=1)[0], num_classes,
                                                  ignore_index)
         else:

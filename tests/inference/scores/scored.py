@@ -2,6 +2,7 @@
 
 python scored.py ROOT REPORT.json SECONDS RESUME: an image takes SECONDS at least.
 """
+import os
 import sys
 import time
 from pathlib import Path
@@ -63,7 +64,7 @@ def main(argv):
     scores = scores_of(data)
     settings = {'scores': {score.key: score.settings for score in scores}}
     with EvaluationJournal(Path(report).with_suffix(''), settings, bool(int(resume))) as journal:
-        print('found', len(journal.found), flush=True)
+        print(f'process {os.getpid()} found {len(journal.found)}', flush=True)
         result = evaluate(predictor(float(seconds)), data, 0, data.labels, scores, journal, images=True)
     if paddle.distributed.get_rank() == 0:
         write_atomically(report, evaluation_report.to_json(evaluation_report.document(result, data.labels, scores)))
