@@ -1,5 +1,6 @@
 """Score weights on the validation set: python val.py --config configs/toy.yml --model_path .../model.pdparams"""
 import argparse
+import contextlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
                         help='boundary F-score and trimap IoU at these distances (default: 3 5 9 12)')
     parser.add_argument('--calibration', action='store_true',
                         help='whether confidence can be believed: expected calibration error, reliability diagram')
+    parser.add_argument('--report', metavar='DIR', help='a page with scores, charts and pictures of every image')
     parser.add_argument('--per_image', metavar='FILE', help="each image's scores, into a .csv or .json")
     parser.add_argument('--resume', action='store_true', help='continue an interrupted evaluation with the same flags')
     cli.add_debug_flag(parser)
@@ -36,6 +38,7 @@ def main(argv: Sequence[str]) -> None:
     from inference.evaluator import evaluate
     from inference.predictor import Predictor
     from inference.records import image_names
+    from inference.report.report import ReportWriter, facts
     from inference.scores.base import Score
     from inference.scores.boundary import PIXELS, Boundary
     from inference.scores.calibration import Calibration
@@ -61,18 +64,20 @@ def main(argv: Sequence[str]) -> None:
         scores.append(Instances(labels, dataset.file_list))
     if args.boundary is not None:
         scores.append(Boundary(labels, args.boundary or PIXELS))
-    if args.calibration:
+    if args.calibration or args.report:
         scores.append(Calibration(labels))
+    page = ReportWriter(args.report, labels, threads=args.num_workers, keep=args.resume) if args.report else None
     network = backends.create(builder, args.model_path, **flags.network_options(args))
     predict = Predictor(network, **options)
-    names = image_names(dataset)
-    test_time = {**options, 'backend': args.backend, 'precision': args.precision}
-    settings = settings_of(config, weights, labels, names, test_time, scores)
-    with EvaluationJournal(report.with_suffix(''), settings, args.resume) as journal:
+    made_of = settings_of(config, weights, labels, image_names(dataset), {
+        **options, 'backend': args.backend, 'precision': args.precision, 'report': bool(page)}, scores)
+    with EvaluationJournal(report.with_suffix(''), made_of, args.resume, page.drawn() if page else None) as journal, \
+            page or contextlib.nullcontext():
         logger.info('evaluate %s on %d images of %s', weights, len(dataset), config.val_dataset_cfg.get('dataset_root'))
         if journal.found:
             logger.info('%d of %d images are there from an interrupted evaluation', len(journal.found), len(dataset))
-        result = evaluate(predict, dataset, args.num_workers, labels, scores, journal, images=True)
+        result = evaluate(predict, dataset, args.num_workers, labels, scores, journal, images=True,
+                          watch=page.watch(dataset) if page else None)
     if paddle.distributed.get_rank() == 0:
         print(evaluation_report.text(result, labels, scores))
         print(f'images: {len(dataset)}  mIoU: {100 * result["miou"]:.2f}%  accuracy: {100 * result["accuracy"]:.2f}%')
@@ -87,8 +92,12 @@ def main(argv: Sequence[str]) -> None:
             files[Path(args.per_image)] = evaluation_report.images_file(args.per_image, data)
         for path, content in files.items():
             write_atomically(path, content)
-        journal.delete()
         logger.info('written: %s', ', '.join(map(str, files)))
+        if page:
+            images = config.val_dataset_cfg.get('dataset_root')
+            page.finish(f'Evaluation of {Path(args.config).stem}', facts(args, config, predict, images), result,
+                        weights.parent.parent)
+        journal.delete()
 
 
 if __name__ == '__main__':

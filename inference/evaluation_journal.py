@@ -9,7 +9,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -38,13 +38,14 @@ class EvaluationJournal:
     """The records of all processes that are there when it is opened, and a file for those of this process.
 
     report: the path without suffix of the report. settings: all that the records depend on, plain values. resume: keep
-    the records of an interrupted evaluation; otherwise they are deleted. Processes open it together: only when all have
-    read does any of them write. found: {index: Record} of all processes.
+    the records of an interrupted evaluation; otherwise they are deleted. only: use those of these images; None: of all.
+    Processes open it together: only when all have read does any of them write. found: {index: Record} of all processes.
 
     Raises UserError, with the key that differs, for records of other settings, and if another evaluation writes there.
     """
 
-    def __init__(self, report: str | os.PathLike, settings: Mapping[str, Any], resume: bool) -> None:
+    def __init__(self, report: str | os.PathLike, settings: Mapping[str, Any], resume: bool,
+                 only: Collection[int] | None = None) -> None:
         self._report = Path(report)
         self._settings = json.loads(json.dumps(settings))
         rank, world_size = paddle.distributed.get_rank(), paddle.distributed.get_world_size()
@@ -60,7 +61,7 @@ class EvaluationJournal:
             shares: list[dict[int, Record]] = []
             paddle.distributed.all_gather_object(shares, found)
             found = {index: record for share in shares for index, record in share.items()}
-        self.found = found
+        self.found = {index: record for index, record in found.items() if only is None or index in only}
         if not resume:
             if self._file.tell():
                 logging.getLogger('val').warning('%s: begun anew; --resume would have continued the interrupted '

@@ -6,14 +6,14 @@ from typing import Any, Protocol
 
 import numpy as np
 import paddle
-import paddle.nn.functional as F
 from tqdm import tqdm
 
 from common.errors import UserError
 from datasets.labels import LabelSet
 from datasets.sampling import shard
-from inference import metrics, records
-from inference.predictor import Predictor, restore_size
+from inference import maps, metrics, records
+from inference.maps import Maps
+from inference.predictor import Predictor
 from inference.prefetch import prefetch
 from inference.records import Record
 from inference.scores.base import Score, ScoredImage
@@ -48,14 +48,17 @@ class Journal(Protocol):
 
 
 Predict = Callable[[Mapping[str, Any]], np.ndarray]
+Watch = Callable[[int, str, np.ndarray, Maps], None]
 
 
 def evaluate(predict: Predict, dataset: LabelledDataset, num_workers: int = 0, labels: LabelSet | None = None,
-             scores: Sequence[Score] = (), journal: Journal | None = None, images: bool = False) -> dict[str, Any]:
+             scores: Sequence[Score] = (), journal: Journal | None = None, images: bool = False,
+             watch: Watch | None = None) -> dict[str, Any]:
     """Evaluate `predict` (sample -> uint8 (H, W) train ids) on the dataset's labels.
 
     labels: for the IoU of categories, where it has them. scores: further scores; those that need the confidence need a
     Predictor. journal: images found there are not predicted again. images: return the scores of each image, too.
+    watch: is called with each image's index, name, label (H, W) and maps, of a Predictor, before it is counted.
 
     On a GPU, what a Predictor predicts is counted there, and the counts follow a few images later, unless `scores` need
     the prediction. With several processes, each evaluates its share of the images, and all return the same result:
@@ -77,7 +80,7 @@ def evaluate(predict: Predict, dataset: LabelledDataset, num_workers: int = 0, l
     indices = [rest[i] for i in shard(len(rest), rank, world_size)]
     made: dict[int, Record] = {}
     waiting: deque[Callable[[], Record]] = deque()
-    ahead = AHEAD if _counts_on_device(predict, scores) else 0
+    ahead = AHEAD if _counts_on_device(predict, scores, watch) else 0
     with tqdm(total=total, initial=len(done), desc='evaluate', unit='image', disable=True if rank else None) as bar:
         def finish(left: int) -> None:
             while len(waiting) > left:
@@ -90,7 +93,7 @@ def evaluate(predict: Predict, dataset: LabelledDataset, num_workers: int = 0, l
         for index, sample, error in prefetch(dataset.__getitem__, indices, num_workers):
             if error is not None:
                 raise error
-            waiting.append(_count(predict, dataset, index, names[index], sample, scores))
+            waiting.append(_count(predict, dataset, index, names[index], sample, scores, watch))
             finish(ahead)
         finish(0)
     shares: list[dict[int, Record]] = [made]
@@ -118,12 +121,12 @@ def summary(found: Sequence[Record], num_classes: int, labels: LabelSet | None =
     return result
 
 
-def _counts_on_device(predict: Predict, scores: Sequence[Score]) -> bool:
-    return isinstance(predict, Predictor) and paddle.get_device() != 'cpu' and not scores
+def _counts_on_device(predict: Predict, scores: Sequence[Score], watch: Watch | None) -> bool:
+    return isinstance(predict, Predictor) and paddle.get_device() != 'cpu' and not scores and watch is None
 
 
 def _count(predict: Predict, dataset: LabelledDataset, index: int, name: str, sample: Mapping[str, Any],
-           scores: Sequence[Score]) -> Callable[[], Record]:
+           scores: Sequence[Score], watch: Watch | None = None) -> Callable[[], Record]:
     """Predict and count an image; the function that is returned waits for the counts."""
     num_classes, ignore_index = dataset.num_classes, dataset.ignore_index
     label = np.asarray(sample['label'])
@@ -131,38 +134,49 @@ def _count(predict: Predict, dataset: LabelledDataset, index: int, name: str, sa
     with _named(label_path):
         metrics.check_label(label, num_classes, ignore_index)
     with _named(image_path):
-        if not isinstance(predict, Predictor):
-            matrix = metrics.confusion_matrix(label, predict(sample), num_classes, ignore_index)
-            return lambda: records.of_matrix(index, name, matrix)
-        logits, total = _logits(predict, sample, num_classes)
-        if _counts_on_device(predict, scores):
+        if _counts_on_device(predict, scores, watch):
+            assert isinstance(predict, Predictor)
+            logits, total = _logits(predict, sample, num_classes)
             counts = metrics.confusion_on_device(paddle.to_tensor(label), logits.argmax(axis=1)[0], num_classes,
                                                  ignore_index)
-        else:
-            _check_finite(total)
-            image = ScoredImage(index, label, logits.argmax(axis=1)[0].numpy().astype(np.uint8), (
-                F.softmax(logits, axis=1).max(axis=1)[0].numpy() if any(s.needs_confidence for s in scores) else None))
-            matrix = metrics.confusion_matrix(label, image.classes, num_classes, ignore_index)
-            tables = {score.key: score.measure(image) for score in scores}
-            return lambda: records.of_matrix(index, name, matrix, tables)
 
-    def read() -> Record:
-        with _named(image_path):
-            _check_finite(total)
-        return records.of_matrix(index, name, counts.numpy())
+            def read() -> Record:
+                with _named(image_path):
+                    _check_finite(total)
+                return records.of_matrix(index, name, counts.numpy())
 
-    return read
+            return read
+        classes, confidence = _predicted(predict, sample, index, name, label, num_classes, scores, watch)
+        image = ScoredImage(index, label, classes, confidence)
+        matrix = metrics.confusion_matrix(label, classes, num_classes, ignore_index)
+        record = records.of_matrix(index, name, matrix, {score.key: score.measure(image) for score in scores})
+    return lambda: record
+
+
+def _predicted(predict: Predict, sample: Mapping[str, Any], index: int, name: str, label: np.ndarray, num_classes: int,
+               scores: Sequence[Score], watch: Watch | None) -> tuple[np.ndarray, np.ndarray | None]:
+    """Classes, uint8 (H, W), and confidence, float32 (H, W), if `scores` need it."""
+    if not isinstance(predict, Predictor):
+        return predict(sample), None
+    if watch is not None:
+        found = predict.maps(sample)
+        watch(index, name, label, found)
+        return found.classes, found.confidence
+    logits, total = _logits(predict, sample, num_classes)
+    _check_finite(total)
+    if any(score.needs_confidence for score in scores):
+        return maps.classes_and_confidence(logits)
+    return logits.argmax(axis=1)[0].numpy().astype(np.uint8), None
 
 
 @paddle.no_grad()
 def _logits(predict: Predictor, sample: Mapping[str, Any], num_classes: int) -> tuple[paddle.Tensor, paddle.Tensor]:
     """(logits (1, K, H, W) at the original size, their sum: one pass that meets every NaN and infinity)."""
-    logits = predict.logits(paddle.to_tensor(np.asarray(sample['img'])).unsqueeze(0))
-    total = logits.sum()
+    logits = predict.original_logits(sample)
     if logits.shape[1] != num_classes:
         raise UserError(f'expected logits of the {num_classes} classes of the dataset, found {logits.shape[1]}; the '
                         'weights are of other classes')
-    return restore_size(logits, sample.get('trans_info', ())), total
+    return logits, logits.sum()
 
 
 def _check_finite(total: paddle.Tensor) -> None:

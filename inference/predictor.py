@@ -1,4 +1,5 @@
 """The only code from an image to logits: validation, prediction and evaluation during training all use it."""
+import copy
 import functools
 import itertools
 import math
@@ -11,7 +12,7 @@ import paddle
 import paddle.nn.functional as F
 
 from common.errors import UserError
-from inference import memory
+from inference import maps, memory
 
 
 class Predictor:
@@ -93,9 +94,32 @@ class Predictor:
     @paddle.no_grad()
     def train_ids(self, sample: Mapping[str, Any]) -> paddle.Tensor:
         """As __call__, a tensor where the logits are; on a GPU uint8, an eighth of what would be copied otherwise."""
-        logits = self.logits(paddle.to_tensor(np.asarray(sample['img'])).unsqueeze(0))
-        ids = restore_size(logits, sample.get('trans_info', ())).argmax(axis=1)[0]
+        ids = self.original_logits(sample).argmax(axis=1)[0]
         return ids if ids.place.is_cpu_place() else ids.astype('uint8')
+
+    @paddle.no_grad()
+    def original_logits(self, sample: Mapping[str, Any]) -> paddle.Tensor:
+        """A sample as of __call__ -> float32 (1, K, H, W) at the original size."""
+        logits = self.logits(paddle.to_tensor(np.asarray(sample['img'])).unsqueeze(0))
+        return restore_size(logits, sample.get('trans_info', ()))
+
+    @paddle.no_grad()
+    def maps(self, sample: Mapping[str, Any]) -> maps.Maps:
+        """A sample as of __call__ -> its classes, confidence, entropy and the weights of the network's scales.
+
+        The weights are fused, averaged and resized beside the logits, as channels of the same array, which is larger by
+        the number of scales. UserError if the logits are not finite.
+        """
+        scales = sorted(set(self.model.n_scales)) if hasattr(self.model, 'with_scale_weights') else []
+        logits = (self._with_weights if scales else self).original_logits(sample)
+        classes = logits.shape[1] - len(scales)
+        return maps.of_logits(logits[:, :classes], dict(zip(scales, logits[0, classes:].numpy())))
+
+    @functools.cached_property
+    def _with_weights(self) -> 'Predictor':
+        twin = copy.copy(self)
+        twin.model, twin._planned = self.model.with_scale_weights(), {}
+        return twin
 
 
 def restore_size(logits: paddle.Tensor, trans_info: Iterable) -> paddle.Tensor:

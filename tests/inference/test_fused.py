@@ -176,15 +176,6 @@ def test_the_whole_equals_the_plain_network(model, executor, scales, strip):
     assert len(np.unique(expected.argmax(1))) > 2, 'the comparison must have something to compare'
 
 
-def test_attention_map(model, executor):
-    image = fill.image(7, [1, 3, 75, 106])
-    x = paddle.to_tensor(image)
-    condition = sensitivity(of_network(lambda x: model.attention_map(x, 0.5)), image)
-    network = FusedNetwork(executor, [0.5, 1.0], memory.footprint(model))
-    with paddle.no_grad():
-        close(network.attention_map(x, 0.5), model.attention_map(x, 0.5), condition)
-
-
 def test_the_model_itself_is_left_alone(model):
     before = {name: value.numpy().copy() for name, value in model.state_dict().items()}
     fuse_for_inference(model)(paddle.to_tensor(fill.image(7, [1, 3, 64, 64])))

@@ -98,6 +98,8 @@ def test_what_was_written_is_found(tmp_path):
         first.append(record(0))
     (tmp_path / 'evaluation_a_0.5.7.jsonl').write_bytes(first.path.read_bytes().replace(b'"index": 3', b'"index": 4'))
     (tmp_path / 'evaluation_a_0.5_flip.0.jsonl').write_text('another evaluation')
+    with EvaluationJournal(tmp_path / 'evaluation_a_0.5', {'weights': 'abc'}, True, only={3, 5}) as some:
+        assert sorted(some.found) == [3]
     with journal(tmp_path) as second:
         assert sorted(second.found) == [0, 3, 4]
         np.testing.assert_array_equal(second.found[3].tables['confusion'], [[0, 1, 5], [1, 1, 3]])
@@ -144,14 +146,14 @@ def test_a_broken_line_in_the_middle_is_named(tmp_path):
         first.append(record(1))
     for broken in (b'{"index"\n', b'{"name": "x"}\n', b'[]\n', b'\0\0\n'):
         first.path.write_bytes(first.path.read_bytes().splitlines(keepends=True)[0] + broken)
-        with pytest.raises(UserError, match='0.jsonl: expected a record of an image on each line, found something else'):
+        with pytest.raises(UserError, match='0.jsonl: expected a record of an image on each line, found'):
             journal(tmp_path)
 
 
 def test_two_evaluations_at_once_are_refused(tmp_path):
     with journal(tmp_path) as first:
         first.append(record(1))
-        with pytest.raises(UserError, match='expected no other evaluation of these weights with these flags, found one'):
+        with pytest.raises(UserError, match='expected no other evaluation of these weights with these flags'):
             journal(tmp_path, resume=False)
     with journal(tmp_path) as second:
         assert len(second.found) == 1

@@ -33,7 +33,7 @@ def test_equals_the_official_evaluation_to_the_last_bit(streets, tmp_path):
     expected = official_scores(data, [predict(data[index]) for index in range(7)], tmp_path)
 
     def same(ours, theirs):
-        return ours == theirs or math.isnan(ours) and math.isnan(theirs)
+        return ours == theirs or (math.isnan(ours) and math.isnan(theirs))
 
     for i, name in enumerate(CITYSCAPES.names):
         assert same(found['iou'][i], expected['classScores'][name])
@@ -63,7 +63,7 @@ def images(data):
 
 
 def test_constants_are_the_official_ones():
-    assert MEAN_SIZE == {name: size for name, size in official.args.avgClassSize.items() if name in MEAN_SIZE}
+    assert {name: size for name, size in official.args.avgClassSize.items() if name in MEAN_SIZE} == MEAN_SIZE
     things = [label.name for label in official.labels if label.hasInstances and not label.ignoreInEval]
     assert sorted(MEAN_SIZE) == sorted(things)
     assert CITYSCAPES.categories == tuple(official.name2label[name].category for name in CITYSCAPES.names)

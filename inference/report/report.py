@@ -1,0 +1,94 @@
+"""--report of val.py and predict.py: from the first check of the folder to its index.html."""
+import argparse
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paddle
+
+from common.config import Config
+from datasets.labels import LabelSet
+from inference import pictures, records
+from inference.maps import Maps
+from inference.predictor import Predictor
+from inference.report import folder, page
+from inference.report.gallery import Gallery, drawn_images
+
+
+class ReportWriter:
+    """Writes a report while images are predicted, by any number of processes. A context manager around the prediction.
+
+    path: --report. keep: go on with the pictures of an interrupted report. threads: that write pictures. FileError if
+    the folder is another's or cannot be written, before the work starts.
+    """
+
+    def __init__(self, path: str | os.PathLike, labels: LabelSet, colors: np.ndarray | None = None, threads: int = 1,
+                 keep: bool = False) -> None:
+        self._path, self._labels = Path(path), labels
+        self._colors = pictures.color_table(labels) if colors is None else colors
+        if paddle.distributed.get_rank() == 0:
+            folder.prepare(path, keep)
+        _wait_for_all()
+        self._gallery = Gallery(path, labels, self._colors, max(1, threads))
+
+    def drawn(self) -> set[int]:
+        """Indices of the images whose pictures are there."""
+        return {record['index'] for record in drawn_images(self._path)}
+
+    def add(self, index: int, name: str, image: np.ndarray, maps: Maps) -> None:
+        """An image without ground truth, uint8 (H, W, 3) BGR."""
+        self._gallery.add(index, name, lambda: image, maps)
+
+    def watch(self, dataset: Any) -> Callable[[int, str, np.ndarray, Maps], None]:
+        """What inference.evaluator.evaluate calls with each image of a dataset that has `file_list`."""
+        def watch(index: int, name: str, label: np.ndarray, maps: Maps) -> None:
+            path, _ = records.image_files(dataset, index)
+            self._gallery.add(index, name, lambda: pictures.read_image(path), maps, label)
+        return watch
+
+    def __enter__(self) -> 'ReportWriter':
+        self._gallery.__enter__()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: Any) -> None:
+        self._gallery.__exit__(kind, *rest)
+        if kind is None:
+            _wait_for_all()
+
+    def finish(self, title: str, facts: Sequence[tuple[str, str]], result: Mapping[str, Any] | None = None,
+               run: str | os.PathLike | None = None) -> None:
+        """Write the page, in the main process, and tell where it is.
+
+        result: of evaluate(..., images=True), None without ground truth. run: folder of the training, whose
+        metrics.jsonl is shown if it is there.
+        """
+        if paddle.distributed.get_rank() > 0:
+            return
+        log = page.read_log(Path(run) / 'metrics.jsonl') if run is not None else []
+        report = page.Report(title, facts, self._labels, self._colors, drawn_images(self._path), result, log)
+        index = folder.finish(self._path, page.to_html(report))
+        logging.getLogger('report').info('open in a browser: %s', index)
+
+
+def facts(args: argparse.Namespace, config: Config, predict: Predictor, images: Any) -> list[tuple[str, str]]:
+    """What a reader wants to know of how the predictions were made. args: with the flags of add_inference_flags."""
+    test_time = [f'{len(predict.flips)} flips' if len(predict.flips) > 1 else 'no flip']
+    if list(predict.scales) != [1.0]:
+        test_time.append(f'input scales {", ".join(f"{scale:g}" for scale in predict.scales)}')
+    if predict.crop_size:
+        test_time.append(f'window {predict.crop_size[0]} x {predict.crop_size[1]} (height x width)')
+    found = [('Weights', args.model_path), ('Config', args.config), ('Options', ' '.join(args.opts)),
+             ('Images', images),
+             ('Network', f'scales {", ".join(map(str, config.model_cfg.get("n_scales") or ["1"]))}'),
+             ('Test time', ', '.join(test_time)), ('Computed by', f'{args.backend}, {args.precision}'),
+             ('Written', time.strftime('%Y-%m-%d %H:%M'))]
+    return [(name, str(value)) for name, value in found if value]
+
+
+def _wait_for_all() -> None:
+    if paddle.distributed.get_world_size() > 1:
+        paddle.distributed.barrier()
