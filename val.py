@@ -11,10 +11,15 @@ from common import cli, flags
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     parser = cli.ArgumentParser(description=__doc__)
     flags.add_inference_flags(parser, '--aug_eval')
+    parser.add_argument('--official', action='store_true',
+                        help="iIoU of classes and categories, too, as the official evaluation; needs instance ids")
+    parser.add_argument('--boundary', nargs='*', type=int, metavar='PIXELS',
+                        help='boundary F-score and trimap IoU at these distances (default: 3 5 9 12)')
     parser.add_argument('--calibration', action='store_true',
                         help='whether confidence can be believed: expected calibration error, reliability diagram')
     parser.add_argument('--report', metavar='DIR', help='a page with scores, charts and pictures of every image')
     parser.add_argument('--per_image', metavar='FILE', help="each image's scores, into a .csv or .json")
+    parser.add_argument('--resume', action='store_true', help='continue an interrupted evaluation with the same flags')
     cli.add_debug_flag(parser)
     return parser.parse_args(argv)
 
@@ -29,11 +34,15 @@ def main(argv: Sequence[str]) -> None:
     from common.config import Config
     from common.model_zoo import local_weights
     from inference import backends, evaluation_report
+    from inference.evaluation_journal import EvaluationJournal, settings_of
     from inference.evaluator import evaluate
     from inference.predictor import Predictor
+    from inference.records import image_names
     from inference.report.report import ReportWriter, facts
     from inference.scores.base import Score
+    from inference.scores.boundary import PIXELS, Boundary
     from inference.scores.calibration import Calibration
+    from inference.scores.instances import Instances
 
     logger = logging.getLogger('val')
     flags.warn_unused(args, logger)
@@ -50,24 +59,33 @@ def main(argv: Sequence[str]) -> None:
     builder.check_weights(weights.parent.parent)
     dataset = builder.val_dataset
     labels = builder.labels
-    page = ReportWriter(args.report, labels, threads=args.num_workers) if args.report else None
-    network = backends.create(builder, args.model_path, **flags.network_options(args))
-    predict = Predictor(network, **options)
     scores: list[Score] = []
+    if args.official:
+        scores.append(Instances(labels, dataset.file_list))
+    if args.boundary is not None:
+        scores.append(Boundary(labels, args.boundary or PIXELS))
     if args.calibration or args.report:
         scores.append(Calibration(labels))
-    logger.info('evaluate %s on %d images of %s', weights, len(dataset), config.val_dataset_cfg.get('dataset_root'))
-    with page or contextlib.nullcontext():
-        result = evaluate(predict, dataset, args.num_workers, labels, scores, images=True,
+    page = ReportWriter(args.report, labels, threads=args.num_workers, keep=args.resume) if args.report else None
+    network = backends.create(builder, args.model_path, **flags.network_options(args))
+    predict = Predictor(network, **options)
+    made_of = settings_of(config, weights, labels, image_names(dataset), {
+        **options, 'backend': args.backend, 'precision': args.precision, 'report': bool(page)}, scores)
+    with EvaluationJournal(report.with_suffix(''), made_of, args.resume, page.drawn() if page else None) as journal, \
+            page or contextlib.nullcontext():
+        logger.info('evaluate %s on %d images of %s', weights, len(dataset), config.val_dataset_cfg.get('dataset_root'))
+        if journal.found:
+            logger.info('%d of %d images are there from an interrupted evaluation', len(journal.found), len(dataset))
+        result = evaluate(predict, dataset, args.num_workers, labels, scores, journal, images=True,
                           watch=page.watch(dataset) if page else None)
     if paddle.distributed.get_rank() == 0:
         print(evaluation_report.text(result, labels, scores))
         print(f'images: {len(dataset)}  mIoU: {100 * result["miou"]:.2f}%  accuracy: {100 * result["accuracy"]:.2f}%')
-        settings = {'config': args.config, 'model_path': args.model_path, 'opts': args.opts,
-                    'n_scales': config.model_cfg.get('n_scales'), 'test_time': {
-                        'scales': predict.scales, 'flips': len(predict.flips), 'crop_size_hw': predict.crop_size,
-                        'stride_hw': predict.stride}}
-        data = {**settings, **evaluation_report.document(result, labels, scores)}
+        made = {'config': args.config, 'model_path': args.model_path, 'opts': args.opts,
+                'n_scales': config.model_cfg.get('n_scales'), 'test_time': {
+                    'scales': predict.scales, 'flips': len(predict.flips), 'crop_size_hw': predict.crop_size,
+                    'stride_hw': predict.stride}}
+        data = {**made, **evaluation_report.document(result, labels, scores)}
         files = {report: evaluation_report.to_json(data),
                  report.with_suffix('.csv'): evaluation_report.classes_csv(data)}
         if args.per_image:
@@ -79,6 +97,7 @@ def main(argv: Sequence[str]) -> None:
             images = config.val_dataset_cfg.get('dataset_root')
             page.finish(f'Evaluation of {Path(args.config).stem}', facts(args, config, predict, images), result,
                         weights.parent.parent)
+        journal.delete()
 
 
 if __name__ == '__main__':

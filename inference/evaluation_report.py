@@ -47,9 +47,14 @@ def to_json(data: Mapping[str, Any]) -> bytes:
 
 def classes_csv(data: Mapping[str, Any]) -> bytes:
     """A document's scores of classes, one line each, then the means and the categories; empty where undefined."""
-    keys = list(next(iter(data['classes'].values())))
-    rows = [['kind', 'name', *keys]]
-    rows += [['class', name, *map(_cell, values.values())] for name, values in data['classes'].items()]
+    table: dict[str, dict[str, Any]] = {name: dict(values) for name, values in data['classes'].items()}
+    for key, total in data.items():
+        for name, values in total['classes'].items() if isinstance(total, dict) and 'classes' in total else ():
+            for column, value in values.items():
+                cells = dict(zip(total['pixels'], value)) if isinstance(value, list) else {'': value}
+                table[name] |= {f'{key} {column} {at}'.strip(): cell for at, cell in cells.items()}
+    rows = [['kind', 'name', *next(iter(table.values()))]]
+    rows += [['class', name, *map(_cell, values.values())] for name, values in table.items()]
     rows.append(['mean', 'miou', _cell(data['miou'])])
     rows.append(['mean', 'accuracy', _cell(data['accuracy'])])
     if 'categories' in data:
@@ -81,7 +86,7 @@ def check_format(flag: str, path: str | Path) -> None:
 def text(result: Mapping[str, Any], labels: LabelSet, scores: Sequence[Score] = ()) -> str:
     """The result as lines for the terminal; a dash where a value is undefined."""
     parts = [metrics.table(result, labels.names)]
-    if 'categories' in result:
+    if 'categories' in result and not any(score.key == 'official' for score in scores):  # which prints them, too
         parts.append(metrics.columns(result['categories']['iou'], {'IoU': list(result['categories']['iou'].values())},
                                      'category'))
     parts += [score.text(result[score.key]) for score in scores]

@@ -6,15 +6,14 @@ from typing import Any, Protocol
 
 import numpy as np
 import paddle
-import paddle.nn.functional as F
 from tqdm import tqdm
 
 from common.errors import UserError
 from datasets.labels import LabelSet
 from datasets.sampling import shard
-from inference import metrics, records
+from inference import maps, metrics, records
 from inference.maps import Maps
-from inference.predictor import Predictor, restore_size
+from inference.predictor import Predictor
 from inference.prefetch import prefetch
 from inference.records import Record
 from inference.scores.base import Score, ScoredImage
@@ -40,7 +39,9 @@ class LabelledDataset(Protocol):
 
 class Journal(Protocol):
     """Where records are kept as they are made (inference.evaluation_journal)."""
-    found: Mapping[int, Record]
+    @property
+    def found(self) -> Mapping[int, Record]:
+        ...
 
     def append(self, record: Record) -> None:
         ...
@@ -79,6 +80,7 @@ def evaluate(predict: Predict, dataset: LabelledDataset, num_workers: int = 0, l
     indices = [rest[i] for i in shard(len(rest), rank, world_size)]
     made: dict[int, Record] = {}
     waiting: deque[Callable[[], Record]] = deque()
+    ahead = AHEAD if _counts_on_device(predict, scores, watch) else 0
     with tqdm(total=total, initial=len(done), desc='evaluate', unit='image', disable=True if rank else None) as bar:
         def finish(left: int) -> None:
             while len(waiting) > left:
@@ -92,7 +94,7 @@ def evaluate(predict: Predict, dataset: LabelledDataset, num_workers: int = 0, l
             if error is not None:
                 raise error
             waiting.append(_count(predict, dataset, index, names[index], sample, scores, watch))
-            finish(AHEAD)
+            finish(ahead)
         finish(0)
     shares: list[dict[int, Record]] = [made]
     if world_size > 1:
@@ -119,6 +121,10 @@ def summary(found: Sequence[Record], num_classes: int, labels: LabelSet | None =
     return result
 
 
+def _counts_on_device(predict: Predict, scores: Sequence[Score], watch: Watch | None) -> bool:
+    return isinstance(predict, Predictor) and paddle.get_device() != 'cpu' and not scores and watch is None
+
+
 def _count(predict: Predict, dataset: LabelledDataset, index: int, name: str, sample: Mapping[str, Any],
            scores: Sequence[Score], watch: Watch | None = None) -> Callable[[], Record]:
     """Predict and count an image; the function that is returned waits for the counts."""
@@ -128,47 +134,49 @@ def _count(predict: Predict, dataset: LabelledDataset, index: int, name: str, sa
     with _named(label_path):
         metrics.check_label(label, num_classes, ignore_index)
     with _named(image_path):
-        if not isinstance(predict, Predictor):
-            matrix = metrics.confusion_matrix(label, predict(sample), num_classes, ignore_index)
-            return lambda: records.of_matrix(index, name, matrix)
-        if watch is not None:
-            maps = predict.maps(sample)
-            watch(index, name, label, maps)
-            record = _record(ScoredImage(index, label, maps.classes, maps.confidence), name, dataset, scores)
-            return lambda: record
-        logits, total = _logits(predict, sample, num_classes)
-        if paddle.get_device() != 'cpu' and not scores:
+        if _counts_on_device(predict, scores, watch):
+            assert isinstance(predict, Predictor)
+            logits, total = _logits(predict, sample, num_classes)
             counts = metrics.confusion_on_device(paddle.to_tensor(label), logits.argmax(axis=1)[0], num_classes,
                                                  ignore_index)
-        else:
-            _check_finite(total)
-            image = ScoredImage(index, label, logits.argmax(axis=1)[0].numpy().astype(np.uint8), (
-                F.softmax(logits, axis=1).max(axis=1)[0].numpy() if any(s.needs_confidence for s in scores) else None))
-            record = _record(image, name, dataset, scores)
-            return lambda: record
 
-    def read() -> Record:
-        with _named(image_path):
-            _check_finite(total)
-        return records.of_matrix(index, name, counts.numpy())
+            def read() -> Record:
+                with _named(image_path):
+                    _check_finite(total)
+                return records.of_matrix(index, name, counts.numpy())
 
-    return read
+            return read
+        classes, confidence = _predicted(predict, sample, index, name, label, num_classes, scores, watch)
+        image = ScoredImage(index, label, classes, confidence)
+        matrix = metrics.confusion_matrix(label, classes, num_classes, ignore_index)
+        record = records.of_matrix(index, name, matrix, {score.key: score.measure(image) for score in scores})
+    return lambda: record
 
 
-def _record(image: ScoredImage, name: str, dataset: LabelledDataset, scores: Sequence[Score]) -> Record:
-    matrix = metrics.confusion_matrix(image.label, image.classes, dataset.num_classes, dataset.ignore_index)
-    return records.of_matrix(image.index, name, matrix, {score.key: score.measure(image) for score in scores})
+def _predicted(predict: Predict, sample: Mapping[str, Any], index: int, name: str, label: np.ndarray, num_classes: int,
+               scores: Sequence[Score], watch: Watch | None) -> tuple[np.ndarray, np.ndarray | None]:
+    """Classes, uint8 (H, W), and confidence, float32 (H, W), if `scores` need it."""
+    if not isinstance(predict, Predictor):
+        return predict(sample), None
+    if watch is not None:
+        found = predict.maps(sample)
+        watch(index, name, label, found)
+        return found.classes, found.confidence
+    logits, total = _logits(predict, sample, num_classes)
+    _check_finite(total)
+    if any(score.needs_confidence for score in scores):
+        return maps.classes_and_confidence(logits)
+    return logits.argmax(axis=1)[0].numpy().astype(np.uint8), None
 
 
 @paddle.no_grad()
 def _logits(predict: Predictor, sample: Mapping[str, Any], num_classes: int) -> tuple[paddle.Tensor, paddle.Tensor]:
     """(logits (1, K, H, W) at the original size, their sum: one pass that meets every NaN and infinity)."""
-    logits = predict.logits(paddle.to_tensor(np.asarray(sample['img'])).unsqueeze(0))
-    total = logits.sum()
+    logits = predict.original_logits(sample)
     if logits.shape[1] != num_classes:
         raise UserError(f'expected logits of the {num_classes} classes of the dataset, found {logits.shape[1]}; the '
                         'weights are of other classes')
-    return restore_size(logits, sample.get('trans_info', ())), total
+    return logits, logits.sum()
 
 
 def _check_finite(total: paddle.Tensor) -> None:

@@ -1,8 +1,9 @@
 """Whether confidence can be believed: of the pixels predicted with confidence 0.9, nine in ten should be right.
 
-Expected calibration error and reliability diagram: Guo, Pleiss, Sun, Weinberger 2017 (arXiv:1706.04599), equations 1 to
-3. Confidence is the largest softmax probability; bin m of M holds the pixels with confidence in ((m - 1) / M, m / M],
-and ECE = sum of |pixels in m| / |all pixels| * |accuracy of m - mean confidence of m|.
+Expected calibration error and reliability diagram: Guo, Pleiss, Sun, Weinberger 2017 (arXiv:1706.04599). Confidence is
+the largest softmax probability; bin m of M holds the pixels with confidence in ((m - 1) / M, m / M], and
+
+    ECE = sum over m of |pixels in m| / |all pixels| * |accuracy of m - mean confidence of m|
 """
 from collections.abc import Sequence
 from typing import Any
