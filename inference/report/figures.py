@@ -142,15 +142,17 @@ def reliability(bins: Sequence[Mapping[str, Any]]) -> Figure:
                    'bargap': 0.02, 'barmode': 'overlay'}}
 
 
-def curves(lines: Mapping[str, tuple[Sequence[float], Sequence[float | None]]], title: str, share: bool) -> Figure:
-    """Lines over the iterations, each in dashes of its own. lines: {name: (iterations, values)}. share: in percent."""
+def curves(lines: Mapping[str, tuple[Sequence[float], Sequence[float | None]]], title: str, share: bool,
+           axis: str = 'iteration') -> Figure:
+    """Lines, each in dashes of its own. lines: {name: (iterations, values)}. title, axis: what they are. share: in
+    percent."""
     dashes = ('solid', 'dash', 'dot', 'dashdot', 'longdash', 'longdashdot')
     symbols = ('circle', 'diamond', 'square', 'triangle-up', 'cross', 'x')
     data = [{'type': 'scatter', 'mode': 'lines+markers' if len(x) <= 40 else 'lines', 'x': list(x), 'y': list(y),
              'name': markup(name), 'line': {'dash': dashes[i % 6]}, 'marker': {'symbol': symbols[i % 6]}}
             for i, (name, (x, y)) in enumerate(lines.items())]
     return {'data': data, 'layout': {
-        'hovermode': 'x unified', 'showlegend': True, 'xaxis': {'title': {'text': 'iteration'}, 'fixedrange': True},
+        'hovermode': 'x unified', 'showlegend': True, 'xaxis': {'title': {'text': axis}, 'fixedrange': True},
         'yaxis': {'title': {'text': title}, 'fixedrange': True, 'rangemode': 'tozero',
                   **({'tickformat': '.0%', 'hoverformat': '.2%'} if share else {'hoverformat': '.4f'})}}}
 

@@ -58,9 +58,15 @@ def test_headline_and_tables_are_the_scores(made):
     iou = true[union > 0] / union[union > 0]
     assert f'{100 * iou.mean():.2f} %' in words and f'{100 * true.sum() / matrix.sum():.2f} %' in words
     assert f'{matrix.sum():,} labelled pixels' in words
-    road = re.search('<tr><td class="left">road</td><td>(.*?) %</td><td>(.*?) %</td><td>(.*?) %</td><td>(.*?)</td>', text)
+    road = re.search('<tr><td class="left">road</td><td>(.*?) %</td><td>(.*?) %</td><td>(.*?) %</td><td>25.00 %</td>'
+                     '<td>(.*?)</td>', text)
     assert road.groups() == (f'{100 * true[0] / union[0]:.2f}', f'{100 * true[0] / matrix[:, 0].sum():.2f}',
                              f'{100 * true[0] / matrix[0].sum():.2f}', f'{matrix[0].sum():,}')
+    assert '43.21 %' in words and '12.34 %' in words, 'iIoU and boundary F-score, where they were asked for'
+    flat = matrix[:2].sum()  # road and sidewalk
+    right = matrix[:2, :2].sum()
+    category = f'{100 * right / (flat + matrix[:, :2].sum() - right):.2f} %'
+    assert f'<tr><td class="left">flat</td><td>{category}</td></tr>' in text
     worst = (matrix - np.diag(true)).max()
     assert f'{worst:,} pixels' in re.search('<ol class="confusions">.*?</li>', text)[0]
 
@@ -82,7 +88,8 @@ def test_data_of_the_gallery(made):
 def test_figures_are_plotlys(made):
     """plotly.graph_objects raises for keys and values that Plotly does not have."""
     found = json_of(made[0], 'figures')
-    assert set(found) == {'iou', 'confusion', 'reliability', 'loss', 'scores'}
+    assert set(found) == {'iou', 'categories', 'boundary', 'confusion', 'reliability', 'loss',
+                          'scores'}
     for figure in found.values():
         plotly.graph_objects.Figure(figure)
 
