@@ -33,7 +33,8 @@ KEYS = {'ArrowLeft': 37, 'ArrowUp': 38, 'ArrowRight': 39, 'ArrowDown': 40, 'Esca
 class Page:
     """One tab. errors: what the console and the scripts complained about. requests: every address asked for."""
 
-    def __init__(self, to_browser, from_browser):
+    def __init__(self, pid, to_browser, from_browser):
+        self.pid = pid
         self._to, self._from, self._rest, self._id = to_browser, from_browser, b'', 0
         self._session, self.errors, self.requests, self._events = None, [], [], []
         target = self._call('Target.createTarget', url='about:blank')['targetId']
@@ -149,7 +150,7 @@ def browse(folder):
     os.close(read_commands)
     os.close(write_answers)
     try:
-        yield Page(write_commands, read_answers)
+        yield Page(browser.pid, write_commands, read_answers)
     finally:
         with suppress(ProcessLookupError):
             os.killpg(browser.pid, signal.SIGKILL)
