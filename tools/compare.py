@@ -54,12 +54,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     spread = bootstrap.resampled([each.counts for each in loaded], args.resamples, args.seed)
 
     def compare(i: int) -> output.Comparison:
-        rows = {name: bootstrap.difference(float(whole[0].iou[k]), float(whole[i].iou[k]), spread[0].iou[:, k],
-                                           spread[i].iou[:, k], args.level) for k, name in enumerate(first.names)}
-        for name, (a, b, of_a, of_b) in zip(output.MEANS, zip(whole[0][1:], whole[i][1:], spread[0][1:],
-                                                              spread[i][1:])):
-            rows[name] = bootstrap.difference(float(a), float(b), of_a, of_b, args.level)
-        return output.Comparison(first.path, loaded[i].path, rows)
+        def of(key: str, k: int | None = None) -> bootstrap.Difference:
+            scores = [getattr(part[j], key) for part in (whole, spread) for j in (0, i)]
+            a, b, of_a, of_b = scores if k is None else (score[..., k] for score in scores)
+            return bootstrap.difference(a, b, of_a, of_b, args.level)
+
+        return output.Comparison(first.path, loaded[i].path, {name: of('iou', k) for k, name in enumerate(first.names)},
+                                 {'mIoU': of('miou'), 'accuracy': of('accuracy')})
 
     comparisons = [compare(i) for i in range(1, len(loaded))]
     method = output.Method(len(first.images), args.resamples, args.seed, args.level)

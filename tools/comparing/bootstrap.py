@@ -66,11 +66,13 @@ def resampled(counts: Sequence[np.ndarray], resamples: int, seed: int) -> list[S
     return [scores(np.concatenate(part)) for part in parts]
 
 
-def difference(first: float, second: float, of_first: np.ndarray, of_second: np.ndarray, level: float) -> Difference:
-    """first, second: the scores of all images; of_first, of_second: those of the resamples. level: of the interval."""
+def difference(first: np.ndarray, second: np.ndarray, of_first: np.ndarray, of_second: np.ndarray,
+               level: float) -> Difference:
+    """first, second: () scores of all images; of_first, of_second: (resamples,). level: of the interval."""
     spread = of_second - of_first
     spread = spread[~np.isnan(spread)]  # of the resamples without the class
-    if np.isnan(second - first) or not spread.size:
-        return Difference(first, second, *[float('nan')] * 4)
+    a, b = float(first), float(second)
+    if np.isnan(b - a) or not spread.size:
+        return Difference(a, b, *[float('nan')] * 4)
     low, high = np.quantile(spread, [(1 - level) / 2, (1 + level) / 2])
-    return Difference(first, second, second - first, float(low), float(high), float((spread > 0).mean()))
+    return Difference(a, b, b - a, float(low), float(high), float((spread > 0).mean()))
