@@ -117,7 +117,9 @@ def _figure(comparison: Comparison) -> look.Figure:
              'customdata': [[name, *row[1:5]] for name, row in zip(names, _table(items)[1:])],
              'hovertemplate': '<b>%{customdata[0]}</b><br>A %{customdata[1]}, B %{customdata[2]}<br>%{customdata[3]} '
                               '%{customdata[4]}<extra></extra>'}
-    return {'data': [marks], 'layout': {
+    zero = {'type': 'scatter', 'mode': 'lines', 'x': [0, 0], 'y': [-0.5, len(names) - 0.5], 'line': {'dash': 'dash'},
+            'hoverinfo': 'skip'}
+    return {'data': [marks, zero], 'layout': {
         'showlegend': False, 'margin': {'l': 8, 'r': 16, 't': 8, 'b': 8},
         'yaxis': {'tickmode': 'array', 'tickvals': list(range(len(names))), 'ticktext': names, 'fixedrange': True,
                   'range': [len(names) - 0.5, -0.5], 'zeroline': False, 'automargin': True},
