@@ -127,7 +127,7 @@ def test_without_instance_ids(argv, toy, tmp_path, capsys):
 
 
 def test_flags_out_of_range(argv, tmp_path, capsys):
-    refused(capsys, '--boundary: expected rising distances of 1 to 1000 pixels, found 5 3', *argv, '--boundary', 5, 3)
+    refused(capsys, '--boundary: expected rising distances of 1 to 50 pixels, found 5 3', *argv, '--boundary', 5, 3)
     refused(capsys, 'ends in .json or .csv', *argv, '--per_image', tmp_path / 'x.txt')
     assert not list(tmp_path.glob('evaluation*'))
 
