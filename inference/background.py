@@ -9,7 +9,7 @@ WAITING = 2  # calls that wait beside those that run
 
 
 class Background:
-    """Calls a function in threads. A context manager: at its end everything is done.
+    """Calls functions in threads. A context manager: at its end everything is done.
 
     A call that fails raises its error in a later `submit` or at the end.
     """
@@ -29,6 +29,6 @@ class Background:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._pool.shutdown(cancel_futures=kind is not None)
+        self._pool.shutdown()  # after an error, too: what is predicted need not be predicted again
         for call in self._calls if kind is None else ():
             call.result()

@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from contextlib import contextmanager, suppress
 
@@ -19,6 +20,12 @@ needs_browser = pytest.mark.skipif(BROWSER is None, reason='needs Chromium')
 OPTIONS = ('--headless', '--no-sandbox', '--disable-gpu', '--disable-dev-shm-usage', '--no-first-run',
            '--disable-background-networking', '--disable-component-update', '--disable-sync', '--hide-scrollbars',
            '--remote-debugging-pipe', '--force-color-profile=srgb')
+# The browser reads from descriptor 3 and writes to 4.
+CONNECT = '''import os, sys
+commands, answers = (os.dup(os.dup(os.dup(int(number)))) for number in sys.argv[1:3])
+os.dup2(commands, 3)
+os.dup2(answers, 4)
+os.execv(sys.argv[3], sys.argv[3:])'''
 KEYS = {'ArrowLeft': 37, 'ArrowUp': 38, 'ArrowRight': 39, 'ArrowDown': 40, 'Escape': 27, 'Enter': 13, 'Tab': 9,
         'Home': 36, 'End': 35, ' ': 32}
 
@@ -78,9 +85,9 @@ class Page:
                    features=[{'name': 'prefers-color-scheme', 'value': 'dark' if dark else 'light'}])
 
     def open(self, path):
-        """Open a file; returns when everything that the page needs at first is there."""
+        """Open a path or an address; returns when everything that the page needs at first is there."""
         self._events.clear()
-        self._call('Page.navigate', url=path if '://' in str(path) else path.as_uri())
+        self._call('Page.navigate', url=path if isinstance(path, str) else path.as_uri())
         while 'Page.loadEventFired' not in self._events:
             self._receive()
 
@@ -100,6 +107,7 @@ class Page:
     def key(self, key, **modifiers):
         """Press and release a key."""
         code = KEYS.get(key, ord(key.upper()[0]))
+        modifiers.setdefault('code', f'Digit{key}' if key.isdigit() else key)
         text = {} if key in KEYS and key not in (' ', 'Enter') else {'text': '\r' if key == 'Enter' else key}
         for kind in ('keyDown', 'keyUp'):
             self._call('Input.dispatchKeyEvent', type=kind, key=key, windowsVirtualKeyCode=code, **modifiers,
@@ -113,9 +121,11 @@ class Page:
         self.mouse('mousePressed', x, y)
         self.mouse('mouseReleased', x, y)
 
-    def mouse(self, kind, x, y):
-        self._call('Input.dispatchMouseEvent', type=kind, x=x, y=y, button='none' if kind == 'mouseMoved' else 'left',
-                   clickCount=int(kind != 'mouseMoved'))
+    def mouse(self, kind, x, y, pressed=False):
+        """kind: mouseMoved (pressed: while the button is down), mousePressed or mouseReleased."""
+        moved = kind == 'mouseMoved'
+        self._call('Input.dispatchMouseEvent', type=kind, x=x, y=y, button='none' if moved and not pressed else 'left',
+                   buttons=int(pressed or kind == 'mousePressed'), clickCount=int(not moved))
 
     def picture(self, path=None, full=False):
         """Screenshot as int (H, W, 3) RGB; full: the whole page rather than the window."""
@@ -132,13 +142,9 @@ def browse(folder):
     read_commands, write_commands = os.pipe()
     read_answers, write_answers = os.pipe()
 
-    def connect():  # the browser reads from descriptor 3 and writes to 4
-        commands, answers = os.dup(read_commands), os.dup(write_answers)
-        os.dup2(commands, 3)
-        os.dup2(answers, 4)
-
-    browser = subprocess.Popen([BROWSER, *OPTIONS, f'--user-data-dir={folder}/profile'], preexec_fn=connect,
-                               pass_fds=(3, 4, read_commands, write_answers), stdout=subprocess.DEVNULL,
+    command = [sys.executable, '-c', CONNECT, str(read_commands), str(write_answers), BROWSER, *OPTIONS,
+               f'--user-data-dir={folder}/profile']
+    browser = subprocess.Popen(command, pass_fds=(read_commands, write_answers), stdout=subprocess.DEVNULL,
                                stderr=subprocess.DEVNULL, start_new_session=True)
     os.close(read_commands)
     os.close(write_answers)

