@@ -45,7 +45,8 @@ def confusion_on_device(label: paddle.Tensor, prediction: paddle.Tensor, num_cla
     A product of one-hot matrices: Paddle's bincount on a GPU reads the range of its input back.
     """
     if label.shape != prediction.shape:
-        raise UserError(f'expected a prediction of the size of the label {label.shape}, found {prediction.shape}')
+        raise UserError(f'expected a prediction of the size of the label {tuple(label.shape)}, found '
+                        f'{tuple(prediction.shape)}')
     classes = paddle.arange(num_classes, dtype='int64')
     total = paddle.zeros([num_classes, num_classes], 'int64')
     label, prediction = label.flatten().astype('int64'), prediction.flatten().astype('int64')

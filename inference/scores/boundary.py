@@ -4,10 +4,10 @@ A boundary pixel of a class belongs to it and has a 4-neighbour of another class
 void pixels of the ground truth count nowhere, neither in it nor in the prediction.
 
 Boundary F-score of a class in an image (Csurka, Larlus, Perronnin 2013, "What is a good evaluation measure for semantic
-segmentation?"; the contour accuracy F of Perazzi et al. 2016, DAVIS, with exact distances in place of dilation):
-precision is the share of the predicted boundary pixels that are at most d pixels (Euclidean) from one of the ground
-truth, recall the opposite, F = 2 * precision * recall / (precision + recall). The score of a class is the mean over the
-images where it has a boundary in ground truth or prediction.
+segmentation?"; the contour accuracy F of Perazzi et al. 2016, DAVIS): precision is the share of the predicted boundary
+pixels that are at most d pixels (Euclidean) from one of the ground truth, recall the opposite, F = 2 * precision *
+recall / (precision + recall). The score of a class is the mean over the images where it has a boundary in ground truth
+or prediction.
 
 Trimap IoU (Krähenbühl, Koltun 2011): the IoU of all pixels at most d pixels from a boundary pixel of the ground truth,
 of the counts of all images.
@@ -24,7 +24,8 @@ from inference import metrics
 from inference.scores.base import ScoredImage, dense, mean, sparse
 
 PIXELS = (3, 5, 9, 12)  # as Takikawa et al. 2019 (Gated-SCNN) on Cityscapes
-LARGEST = 1000
+LARGEST = 50  # the work grows with its square
+NOWHERE = -1  # the class of what is no boundary pixel
 
 
 class Boundary:
@@ -46,19 +47,15 @@ class Boundary:
     def measure(self, image: ScoredImage) -> np.ndarray:
         ignore, num_classes = self.labels.ignore_index, self.labels.num_classes
         valid = image.label != ignore
-        truth, guess = boundary_map(image.label, valid), boundary_map(image.classes, valid)
+        truth, guess = (np.where(boundary_map(classes, valid), classes.astype(np.int16), np.int16(NOWHERE))
+                        for classes in (image.label, image.classes))
         table = np.zeros((len(self.pixels), num_classes, 4 + num_classes), np.int64)
-        for i in np.union1d(image.label[truth], image.classes[guess]):
-            ours, theirs = guess & (image.classes == i), truth & (image.label == i)
-            for column, (of, to) in enumerate(((ours, theirs), (theirs, ours))):
-                near = _distances(of, to, self.pixels[-1])
-                table[:, i, 2 * column] = near.size
-                table[:, i, 2 * column + 1] = [(near <= pixels).sum() for pixels in self.pixels]
-        if truth.any():
-            away = _to(truth)
-            for row, pixels in zip(table, self.pixels):
-                band = valid & (away <= pixels)
-                row[:, 4:] = metrics.confusion_matrix(image.label[band], image.classes[band], num_classes, ignore)
+        for column, (of, to) in enumerate(((guess, truth), (truth, guess))):
+            table[:, :, 2 * column] = np.bincount(of[of != NOWHERE], minlength=num_classes)
+            table[:, :, 2 * column + 1] = near(of, to, self.pixels, num_classes)
+        for row, pixels in zip(table, self.pixels):
+            band = valid & (cv2.dilate((truth != NOWHERE).view(np.uint8), disk(pixels).view(np.uint8)) > 0)
+            row[:, 4:] = metrics.confusion_matrix(image.label[band], image.classes[band], num_classes, ignore)
         return sparse(table)
 
     def total(self, elements: Sequence[np.ndarray], matrix: np.ndarray) -> dict[str, Any]:
@@ -104,16 +101,31 @@ def f_score(counts: np.ndarray) -> np.ndarray:
     return np.where(predicted + actual > 0, f, np.nan)
 
 
-def _distances(points: np.ndarray, targets: np.ndarray, most: int) -> np.ndarray:
-    """Distances of each point to the nearest target, in pixels, exact up to `most`. Both bool (H, W)."""
-    rows, columns = (np.flatnonzero(points.any(axis=axis)) for axis in (1, 0))
-    if not rows.size:
-        return np.zeros(0)
-    # Of the part of the image around the points: for most classes a small one.
-    part = tuple(slice(max(0, int(at[0]) - most), int(at[-1]) + most + 1) for at in (rows, columns))
-    return _to(targets[part])[points[part]] if targets[part].any() else np.full(int(points.sum()), np.inf)
+def disk(pixels: int) -> np.ndarray:
+    """bool (2 * pixels + 1, 2 * pixels + 1): the offsets that are at most so many pixels long."""
+    steps = np.arange(-pixels, pixels + 1) ** 2
+    return steps[:, None] + steps <= pixels**2
 
 
-def _to(targets: np.ndarray) -> np.ndarray:
-    """float32 (H, W): Euclidean distance of every pixel to the nearest target, in pixels."""
-    return cv2.distanceTransform((~targets).view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+def near(of: np.ndarray, to: np.ndarray, pixels: Sequence[int], num_classes: int) -> np.ndarray:
+    """int64 (distances, K): points of `of` with a point of the same class in `to` at most so many pixels away.
+
+    of, to: int16 (H, W), the class of a point, NOWHERE elsewhere. pixels: rising distances. Rings of growing distance
+    are searched around the points that are still alone: most have company within a few steps, where a distance
+    transform per class and map would visit every pixel.
+    """
+    most = pixels[-1]
+    padded = np.pad(to, most, constant_values=NOWHERE).ravel()
+    width = of.shape[1] + 2 * most
+    rows, columns = np.nonzero(of != NOWHERE)
+    classes, where = of[rows, columns], (rows + most) * width + columns + most
+    found = np.zeros((len(pixels), num_classes), np.int64)
+    steps = np.arange(-most, most + 1)
+    squared = steps[:, None] ** 2 + steps**2
+    for ring in np.unique(squared[squared <= most**2]):
+        hit = np.zeros(len(where), bool)
+        for dy, dx in (np.argwhere(squared == ring) - most).tolist():
+            hit |= padded[where + (dy * width + dx)] == classes
+        found[np.searchsorted(np.square(pixels), ring)] += np.bincount(classes[hit], minlength=num_classes)
+        where, classes = where[~hit], classes[~hit]
+    return found.cumsum(axis=0)
