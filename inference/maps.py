@@ -12,6 +12,9 @@ STRIP = 1 << 22  # floats of a strip of rows: the probabilities of all classes e
 ROWS = 16  # a strip has a multiple: Paddle's softmax rounds the last pixels differently unless all fill its vectors
 
 
+NOT_FINITE = 'expected finite logits, found NaN or infinity; check the weights (--model_path)'
+
+
 class Maps(NamedTuple):
     """The maps of an image, all (H, W), at its original size.
 
@@ -38,8 +41,15 @@ def classes_and_confidence(logits: paddle.Tensor) -> tuple[np.ndarray, np.ndarra
              for strip in _strips(logits)]
     classes, confidence = (np.concatenate(part) for part in zip(*parts))
     if not np.isfinite(confidence).all():
-        raise UserError('expected finite logits, found NaN or infinity; check --model_path')
+        raise UserError(NOT_FINITE)
     return classes, confidence
+
+
+@paddle.no_grad()
+def check_finite(logits: paddle.Tensor) -> None:
+    """UserError for logits that are not finite, which argmax would turn into a class like any other."""
+    if not bool(paddle.isfinite(logits).all()):
+        raise UserError(NOT_FINITE)
 
 
 @paddle.no_grad()

@@ -1,20 +1,27 @@
 """Predictions as pictures: palette PNG and overlay."""
-import io
+from __future__ import annotations  # inference.maps imports Paddle, which the users of this module do not need
+
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-from PIL import Image
 
 from common.atomic_io import write_atomically
 from common.errors import FileError, UserError
 from datasets import reading
 from datasets.labels import LabelSet
+from inference import map_pictures
 from inference.background import Background
+from inference.map_pictures import palette_png
 
+if TYPE_CHECKING:
+    from inference.maps import Maps
+
+FOLDERS = ('pseudo_color_prediction', 'added_prediction')  # of train ids as a palette PNG, and of overlays
 IMAGE_SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp')
 
 
@@ -54,34 +61,28 @@ def read_image(path: str | os.PathLike) -> np.ndarray:
     return reading.read_image(path, fix='copy it again or leave it out')
 
 
-def palette_png(train_ids: np.ndarray, colors: np.ndarray) -> bytes:
-    """PNG bytes of uint8 (H, W) train ids, stored as indices with the palette uint8 (256, 3) RGB."""
-    picture = Image.fromarray(train_ids)
-    picture.putpalette(colors.tobytes())
-    buffer = io.BytesIO()
-    picture.save(buffer, 'PNG')
-    return buffer.getvalue()
-
-
 def overlay(image: np.ndarray, train_ids: np.ndarray, colors: np.ndarray, weight: float = 0.6) -> np.ndarray:
-    """uint8 (H, W, 3) BGR: `weight` of the image, the rest of the colours of its prediction."""
+    """uint8 (H, W, 3) BGR: `weight` of the image, the rest of the colours (256, 3) RGB of its prediction."""
     return cv2.addWeighted(image, weight, colors[train_ids][..., ::-1].astype(np.uint8), 1 - weight, 0)
 
 
-def _outputs(save_dir: str | os.PathLike, name: str | os.PathLike) -> list[Path]:
-    """Files of a prediction: train ids as a palette PNG, overlay."""
-    return [Path(save_dir) / folder / f'{name}.png' for folder in ('pseudo_color_prediction', 'added_prediction')]
+def _output(save_dir: str | os.PathLike, folder: str, name: str | os.PathLike) -> Path:
+    return Path(save_dir) / folder / f'{name}.png'
 
 
-def is_written(save_dir: str | os.PathLike, name: str | os.PathLike) -> bool:
-    """Whether an image has its predictions; they are written atomically, so an existing file is complete."""
-    return all(path.is_file() for path in _outputs(save_dir, name))
+def is_written(save_dir: str | os.PathLike, name: str | os.PathLike, more: Collection[str] = ()) -> bool:
+    """Whether an image has its predictions, and those in the folders `more`; written atomically, they are complete."""
+    return all(_output(save_dir, folder, name).is_file() for folder in (*FOLDERS, *more))
 
 
 def write_prediction(save_dir: str | os.PathLike, name: str | os.PathLike, image: np.ndarray, train_ids: np.ndarray,
-                     colors: np.ndarray) -> None:
-    """Write pseudo_color_prediction/{name}.png and added_prediction/{name}.png, atomically."""
-    ids, added = _outputs(save_dir, name)
+                     colors: np.ndarray, maps: Maps | None = None, kinds: Collection[str] = ()) -> None:
+    """Write pseudo_color_prediction/{name}.png and added_prediction/{name}.png, atomically; before them the maps of
+    these kinds (inference.map_pictures).
+    """
+    for folder, content in map_pictures.pictures(maps, kinds).items() if maps is not None else ():
+        write_atomically(_output(save_dir, folder, name), content)
+    ids, added = (_output(save_dir, folder, name) for folder in FOLDERS)
     write_atomically(added, cv2.imencode('.png', overlay(image, train_ids, colors))[1].tobytes())
     write_atomically(ids, palette_png(train_ids, colors))
 
@@ -89,12 +90,13 @@ def write_prediction(save_dir: str | os.PathLike, name: str | os.PathLike, image
 class Writer(Background):
     """write_prediction in a thread, while the next image is predicted."""
 
-    def __init__(self, save_dir: str | os.PathLike, colors: np.ndarray) -> None:
+    def __init__(self, save_dir: str | os.PathLike, colors: np.ndarray, kinds: Collection[str] = ()) -> None:
         super().__init__()
-        self._save_dir, self._colors = save_dir, colors
+        self._save_dir, self._colors, self._kinds = save_dir, colors, kinds
 
-    def write(self, name: str | os.PathLike, image: np.ndarray, train_ids: np.ndarray) -> None:
-        self.submit(write_prediction, self._save_dir, name, image, train_ids, self._colors)
+    def write(self, name: str | os.PathLike, image: np.ndarray, train_ids: np.ndarray,
+              maps: Maps | None = None) -> None:
+        self.submit(write_prediction, self._save_dir, name, image, train_ids, self._colors, maps, self._kinds)
 
 
 def color_table(labels: LabelSet, custom: Sequence[int] | None = None) -> np.ndarray:

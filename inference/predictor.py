@@ -88,14 +88,18 @@ class Predictor:
         return total / count
 
     def __call__(self, sample: Mapping[str, Any]) -> np.ndarray:
-        """A sample {'img': float32 (3, h, w), 'trans_info': ...} -> uint8 (H, W) train ids at the original size."""
-        return self.train_ids(sample).numpy().astype(np.uint8, copy=False)
+        """A sample {'img': float32 (3, h, w), 'trans_info': ...} -> uint8 (H, W) train ids at the original size.
+
+        UserError if the logits are not finite.
+        """
+        logits = self.original_logits(sample)
+        maps.check_finite(logits)
+        return _train_ids(logits).numpy().astype(np.uint8, copy=False)
 
     @paddle.no_grad()
     def train_ids(self, sample: Mapping[str, Any]) -> paddle.Tensor:
-        """As __call__, a tensor where the logits are; on a GPU uint8, an eighth of what would be copied otherwise."""
-        ids = self.original_logits(sample).argmax(axis=1)[0]
-        return ids if ids.place.is_cpu_place() else ids.astype('uint8')
+        """As __call__, a tensor where the logits are, which are not checked."""
+        return _train_ids(self.original_logits(sample))
 
     @paddle.no_grad()
     def original_logits(self, sample: Mapping[str, Any]) -> paddle.Tensor:
@@ -110,10 +114,15 @@ class Predictor:
         The weights are fused, averaged and resized beside the logits, as channels of the same array, which is larger by
         the number of scales. UserError if the logits are not finite.
         """
-        scales = sorted(set(self.model.n_scales)) if hasattr(self.model, 'with_scale_weights') else []
+        scales = self.attention_scales
         logits = (self._with_weights if scales else self).original_logits(sample)
         classes = logits.shape[1] - len(scales)
         return maps.of_logits(logits[:, :classes], dict(zip(scales, logits[0, classes:].numpy())))
+
+    @property
+    def attention_scales(self) -> list[float]:
+        """The scales in Maps.attention."""
+        return sorted(set(self.model.n_scales)) if hasattr(self.model, 'with_scale_weights') else []
 
     @functools.cached_property
     def _with_weights(self) -> 'Predictor':
@@ -133,6 +142,13 @@ def restore_size(logits: paddle.Tensor, trans_info: Iterable) -> paddle.Tensor:
             raise UserError(f'val_dataset.transforms: expected transforms that resize or pad, found {kind!r} in '
                              'trans_info, which cannot be undone; remove that transform')
     return logits
+
+
+@paddle.no_grad()
+def _train_ids(logits: paddle.Tensor) -> paddle.Tensor:
+    """(1, K, H, W) -> (H, W); on a GPU uint8, an eighth of what would be copied otherwise."""
+    ids = logits.argmax(axis=1)[0]
+    return ids if ids.place.is_cpu_place() else ids.astype('uint8')
 
 
 def _starts(size: int, crop: int, stride: int) -> list[int]:

@@ -96,7 +96,7 @@ def make(root, count=6, size=(128, 256), truth=True, scales=SCALES, labels=CITYS
     drawn: that many different images; the others repeat them.
     """
     names = names or [f'toyburg/toyburg_{i:06d}_000019' for i in range(count)]
-    folder.prepare(root)
+    folder.check(root)
     matrices, pairs, made = [], [], {}
     with Gallery(root, labels, threads=1) as gallery:
         for i in range(count):

@@ -170,17 +170,6 @@ class Bar:
         self.bar.close()
 
 
-def gather(value: Any) -> list[Any]:
-    """The values of all processes, in the order of their ranks. Acts as a barrier."""
-    import paddle
-
-    if paddle.distributed.get_world_size() == 1:
-        return [value]
-    values: list[Any] = []
-    paddle.distributed.all_gather_object(values, value)
-    return values
-
-
 def main(argv: Sequence[str] | None = None) -> int | None:
     args = parse_args(argv)
     cli.start_paddle()
@@ -194,6 +183,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     from datasets.sampling import shard
     from inference import backends
     from inference.predictor import Predictor
+    from inference.processes import gather
     from tools.autolabelling import files, thresholds
 
     logger = logging.getLogger('autolabel')

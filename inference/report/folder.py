@@ -11,11 +11,10 @@ INDEX, MARK = 'index.html', 'report.txt'
 ABOUT = 'A report of val.py or predict.py: open index.html in a browser. The folder can be moved, packed and sent.\n'
 
 
-def prepare(folder: str | os.PathLike, keep: bool = False) -> None:
-    """Make the folder, or empty an earlier report in it; before the work starts.
+def check(folder: str | os.PathLike) -> None:
+    """Make the folder if it is not there. FileError, with one line, if it cannot be written or holds anything else.
 
-    keep: go on with the pictures of an interrupted report. FileError, with one line, for a folder that holds anything
-    else or that cannot be written. From here to `finish` there is no index.html.
+    Changes nothing in an earlier report: to be called before the work starts.
     """
     path = Path(folder)
     try:
@@ -25,14 +24,21 @@ def prepare(folder: str | os.PathLike, keep: bool = False) -> None:
             raise FileError(f'--report {folder}: expected a new or empty folder or an earlier report, found '
                             f'{others[0]}{more}; choose another folder')
         write_atomically(path / MARK, ABOUT.encode())
-        (path / INDEX).unlink(missing_ok=True)
-        if not keep and (path / gallery.FOLDER).exists():
-            shutil.rmtree(path / gallery.FOLDER)
     except FileError:
         raise
     except OSError as error:
         raise FileError(f'--report {folder}: expected a folder that can be written, found "{error.strerror}"; choose '
                         'another one or change its permission') from error
+
+
+def clear(folder: str | os.PathLike, keep: bool = False) -> None:
+    """Remove the page of an earlier report, and its pictures unless an interrupted one goes on (keep).
+
+    From here to `finish` there is no index.html.
+    """
+    (Path(folder) / INDEX).unlink(missing_ok=True)
+    if not keep and (Path(folder) / gallery.FOLDER).exists():
+        shutil.rmtree(Path(folder) / gallery.FOLDER)
 
 
 def finish(folder: str | os.PathLike, html: str) -> Path:

@@ -10,7 +10,7 @@ import io
 import json
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from PIL import Image
 
 from common.atomic_io import write_atomically
 from datasets.labels import LabelSet
-from inference import pictures
+from inference import map_pictures, pictures
 from inference.background import Background
 from inference.maps import Maps
 from inference.report.look import printable
@@ -33,17 +33,17 @@ RIGHT, WRONG, STRIPE, VOID = range(4)  # in errors.png
 ERRORS = ((255, 255, 255, 190), (213, 80, 0, 255), (60, 0, 30, 255), (70, 70, 80, 190))
 
 
-class Gallery:
-    """Writes the pictures of images in threads. A context manager: at its end all are written.
+class Gallery(Background):
+    """Writes the pictures of images in threads.
 
     folder: of the report. colors: uint8 (256, 3) RGB of the train ids.
     """
 
     def __init__(self, folder: str | os.PathLike, labels: LabelSet, colors: np.ndarray | None = None,
                  threads: int = 1) -> None:
+        super().__init__(threads)
         self._folder, self._labels = Path(folder), labels
         self._colors = labels.color_table() if colors is None else colors
-        self._work = Background(threads)
 
     def add(self, index: int, name: str, read: Callable[[], np.ndarray], maps: Maps,
             label: np.ndarray | None = None) -> None:
@@ -51,12 +51,12 @@ class Gallery:
 
         maps, label: of the size of the image. An error of an earlier image is raised here.
         """
-        self._work.submit(self._write, index, name, read, maps, label)
+        self.submit(self._write, index, name, read, maps, label)
 
     def _write(self, index: int, name: str, read: Callable[[], np.ndarray], maps: Maps,
                label: np.ndarray | None) -> None:
         folder = Path(FOLDER) / f'{index:05d}_{_plain(name)}'
-        decided, scales = (deciding(maps), list(maps.attention)) if maps.attention else (None, [])
+        decided, scales = (map_pictures.deciding_scale(maps), list(maps.attention)) if maps.attention else (None, [])
         files = draw(read(), maps, decided, label, self._labels, self._colors)
         record = {'index': index, 'name': printable(name), 'folder': folder.as_posix(), 'size': maps.classes.shape,
                   'truth': label is not None, 'scales': scales,
@@ -65,13 +65,6 @@ class Gallery:
                   'pixels': np.bincount(maps.classes.ravel(), minlength=self._labels.num_classes).tolist()}
         for file, data in {**files, RECORD: json.dumps(record).encode()}.items():
             write_atomically(self._folder / folder / file, data, flush=False)
-
-    def __enter__(self) -> 'Gallery':
-        self._work.__enter__()
-        return self
-
-    def __exit__(self, *exception: Any) -> None:
-        self._work.__exit__(*exception)
 
 
 def drawn_images(folder: str | os.PathLike) -> list[dict[str, Any]]:
@@ -82,49 +75,33 @@ def drawn_images(folder: str | os.PathLike) -> list[dict[str, Any]]:
 
 def draw(image: np.ndarray, maps: Maps, decided: np.ndarray | None, label: np.ndarray | None, labels: LabelSet,
          colors: np.ndarray) -> dict[str, bytes]:
-    """{file name: content} of all pictures of an image, see the module. decided: of `deciding`."""
+    """{file name: content} of all pictures of an image, see the module. decided: of map_pictures.deciding_scale."""
     full, small = _size(image, LONGEST), _size(image, LONGEST_THUMB)
     predicted = _ids(maps.classes, full)
     thumb = cv2.resize(image, small, interpolation=cv2.INTER_AREA)
     files = {
         'input.jpg': _jpeg(cv2.resize(image, full, interpolation=cv2.INTER_AREA)),
-        'prediction.png': pictures.palette_png(predicted, colors),
+        'prediction.png': map_pictures.palette_png(predicted, colors),
         'confidence.jpg': _map(maps.confidence),
         'thumb_input.jpg': _jpeg(thumb, QUALITY_THUMB),
         'thumb_prediction.jpg': _jpeg(pictures.overlay(thumb, _ids(maps.classes, small), colors, 0.4), QUALITY_THUMB)}
     if label is not None:
         codes = error_codes(label, maps.classes, labels.ignore_index)
-        files['truth.png'] = pictures.palette_png(_ids(label.astype(np.uint8), full), colors)
+        files['truth.png'] = map_pictures.palette_png(_ids(label.astype(np.uint8), full), colors)
         files['errors.png'] = _errors_png(_ids(codes, full))
         files['thumb_errors.jpg'] = _jpeg(_errors_thumb(thumb, codes), QUALITY_THUMB)
     for scale, weight in maps.attention.items():
         files[f'attention_{scale:g}.jpg'] = _map(weight)
     if decided is not None:
         table = np.zeros((256, 3), np.uint8)
-        table[:len(maps.attention)] = scale_colors(len(maps.attention))
-        files['scales.png'] = pictures.palette_png(_ids(decided, full), table)
+        table[:len(maps.attention)] = map_pictures.palette(len(maps.attention))
+        files['scales.png'] = map_pictures.palette_png(_ids(decided, full), table)
     return files
 
 
 def error_codes(label: np.ndarray, classes: np.ndarray, ignore_index: int) -> np.ndarray:
     """uint8 (H, W): RIGHT, WRONG or VOID."""
     return np.where(label == ignore_index, VOID, np.where(label == classes, RIGHT, WRONG)).astype(np.uint8)
-
-
-def deciding(maps: Maps) -> np.ndarray:
-    """uint8 (H, W): the position of the scale with the largest weight. There must be scales."""
-    return np.argmax(np.stack(list(maps.attention.values())), axis=0).astype(np.uint8)
-
-
-def scale_colors(count: int) -> np.ndarray:
-    """uint8 (count, 3) RGB, from dark to bright: told apart by brightness as well."""
-    return cividis(np.linspace(0.12, 1, count) if count > 1 else np.array([0.5]))
-
-
-def cividis(values: Sequence[float] | np.ndarray) -> np.ndarray:
-    """uint8 (n, 3) RGB of values in [0, 1]. Nunez, Anderton, Renslow 2018: nearly the same for all colour visions."""
-    grey = np.rint(255 * np.clip(np.asarray(values, np.float32), 0, 1)).astype(np.uint8)
-    return cv2.applyColorMap(grey.reshape(-1, 1), cv2.COLORMAP_CIVIDIS)[:, 0, ::-1]
 
 
 def _plain(name: str) -> str:
@@ -150,7 +127,7 @@ def _jpeg(image: np.ndarray, quality: int = QUALITY) -> bytes:
 def _map(values: np.ndarray) -> bytes:
     """JPEG of float (H, W) in [0, 1]."""
     reduced = cv2.resize(values, _size(values, LONGEST_MAP), interpolation=cv2.INTER_AREA)
-    return _jpeg(cv2.applyColorMap(np.rint(255 * np.clip(reduced, 0, 1)).astype(np.uint8), cv2.COLORMAP_CIVIDIS))
+    return _jpeg(cv2.applyColorMap(np.rint(255 * np.clip(reduced, 0, 1)).astype(np.uint8), map_pictures.COLORS))
 
 
 def _errors_png(codes: np.ndarray) -> bytes:

@@ -9,7 +9,8 @@ import numpy as np
 
 from common.numbers import finite_or_none
 from datasets.labels import LabelSet
-from inference.report import figures, gallery, look
+from inference import map_pictures
+from inference.report import figures, look
 from inference.report.look import Chart, percent, text
 
 CONFUSIONS = 16  # named beside the heat map
@@ -247,7 +248,7 @@ def _ratio(report: Report) -> float:
 
 
 def _gradient() -> str:
-    stops = ','.join(f'rgb{tuple(color)}' for color in gallery.cividis(np.linspace(0, 1, 9)).tolist())
+    stops = ','.join(f'rgb{tuple(color)}' for color in map_pictures.palette(9).tolist())
     return f'linear-gradient(90deg,{stops})'
 
 
@@ -289,5 +290,5 @@ def client_data(report: Report) -> dict[str, Any]:
     return {'names': [look.printable(name) for name in report.labels.names],
             'colors': [','.join(map(str, color)) for color in report.colors[:count].tolist()],
             'truth': report.result is not None, 'layers': layers(report), 'scales': scales,
-            'scaleColors': [','.join(map(str, color)) for color in gallery.scale_colors(len(scales)).tolist()]
+            'scaleColors': [','.join(map(str, color)) for color in map_pictures.palette(len(scales)).tolist()]
             if scales else [], 'images': entries}

@@ -245,5 +245,5 @@ def test_one_class_is_certain():
 def test_logits_that_are_not_finite(bad):
     logits = np.zeros([1, 2, 4, 5])
     logits[0, 1, 3, 4] = bad
-    with pytest.raises(UserError, match='expected finite logits, found NaN or infinity; check --model_path'):
+    with pytest.raises(UserError, match='expected finite logits, found NaN or infinity; check the weights'):
         Predictor(Logits(logits)).maps({'img': np.zeros([3, 4, 5], np.float32)})

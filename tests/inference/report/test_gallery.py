@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from datasets.labels import CITYSCAPES, LabelSet
+from inference import map_pictures
 from inference.background import WAITING, Background
 from inference.maps import Maps
 from inference.report import gallery
@@ -27,7 +28,7 @@ def maps_of(size, seed=0, scales=(0.5, 1.0, 2.0), classes=19):
 
 
 def pictures_of(image, maps, label=None, labels=CITYSCAPES):
-    decided = gallery.deciding(maps) if maps.attention else None
+    decided = map_pictures.deciding_scale(maps) if maps.attention else None
     return draw(image, maps, decided, label, labels, labels.color_table())
 
 
