@@ -91,7 +91,7 @@ def confusion(names: Sequence[str], matrix: np.ndarray) -> Figure:
              for i, row in enumerate(matrix)]
     heat = {'type': 'heatmap', 'z': [numbers(row) for row in of_actual], 'zmin': 0, 'zmax': 1, 'colorscale': SHARES,
             'xgap': 1, 'ygap': 1, 'customdata': hover, 'hoverongaps': False,
-            'colorbar': {'tickformat': '.0%', 'thickness': 10, 'tickvals': [0, 0.1, 0.5, 1], 'orientation': 'h',
+            'colorbar': {'tickformat': '.0%', 'thickness': 10, 'tickvals': [0, 0.5, 1], 'orientation': 'h',
                          'x': 0, 'xanchor': 'left', 'y': 1.01, 'yanchor': 'bottom', 'len': 0.9, 'tickangle': 0},
             'hovertemplate': '<b>%{customdata[0]}</b> predicted as <b>%{customdata[1]}</b><br>%{customdata[2]} pixels'
                              '<br>%{customdata[3]} of %{customdata[0]}<br>%{customdata[4]} of all predicted as '

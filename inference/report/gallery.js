@@ -285,8 +285,8 @@
       drag(event);
     });
     $('stage').addEventListener('pointermove', event => event.buttons && drag(event));
-    $('viewer').addEventListener('keydown', event => {
-      if (event.ctrlKey || event.altKey || event.metaKey || event.target.matches('select')) return;
+    document.addEventListener('keydown', event => {  // wherever the focus is
+      if (!$('viewer').open || event.ctrlKey || event.altKey || event.metaKey || event.target.matches('select')) return;
       const digit = /^(?:Digit|Numpad)([1-9])$/.exec(event.code);
       if (digit && layers[digit[1] - 1]) pick(event.shiftKey ? 'left' : 'right', layers[digit[1] - 1].key);
       else if (event.key === 'ArrowLeft' && event.target.type !== 'range') step(-1);

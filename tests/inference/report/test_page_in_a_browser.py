@@ -66,9 +66,10 @@ def settled(page, element='document.querySelector("#stage")'):
 
 
 def test_only_what_is_in_view_is_read(page, made):
-    page.run('scrollTo(0, 1e9)')
+    page.run('scrollTo({top: 1e9, behavior: "instant"})')
     page.wait('document.querySelectorAll(".gallery .open").length === 70')
     assert not [address for address in page.requests if '/pictures/' in address and '/thumb_' not in address]
+    page.run('document.querySelector(".gallery li").scrollIntoView({behavior: "instant"})')
     settled(page, 'document.querySelector(".gallery li")')
     assert len(names_shown(page)) == COUNT and set(names_shown(page)) == set(NAMES)
 
@@ -219,6 +220,9 @@ def test_slider_shows_one_picture_left_and_another_right(page, made):
     for kind, share in (('mousePressed', 0.5), ('mouseMoved', 0.2), ('mouseReleased', 0.2)):
         page.mouse(kind, box[0] + share * box[2], box[1] + 30, pressed=True)
     assert page.run('document.getElementById("slider").value') == '20', 'dragged'
+    page.run('document.activeElement.blur()')
+    page.key('4')
+    assert page.run('document.getElementById("right-title").textContent') == 'Errors', 'wherever the focus is'
 
 
 def test_a_link_leads_to_an_image(page, made):
