@@ -61,6 +61,7 @@ class EvaluationJournal:
             shares: list[dict[int, Record]] = []
             paddle.distributed.all_gather_object(shares, found)
             found = {index: record for share in shares for index, record in share.items()}
+        self._written = 0
         self.found = {index: record for index, record in found.items() if only is None or index in only}
         if not resume:
             if self._file.tell():
@@ -76,6 +77,7 @@ class EvaluationJournal:
 
     def append(self, record: Record) -> None:
         self._write(record.plain())
+        self._written += 1
 
     def delete(self) -> None:
         """When the report is written: remove the files of all processes."""
@@ -88,6 +90,12 @@ class EvaluationJournal:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  traceback: TracebackType | None) -> None:
         self._file.close()
+        kept = len(self.found) + self._written
+        if error is not None and not kept:
+            self.path.unlink(missing_ok=True)
+        elif error is not None:
+            logging.getLogger('val').info('%s: %d images are kept; the same command with --resume continues',
+                                          self.path, kept)
 
     def _path(self, rank: int) -> Path:
         return self._report.with_name(f'{self._report.name}.{rank}.jsonl')

@@ -16,7 +16,8 @@ def images(count=3, seed=0):
         label = rng.choice([0, 1, 255], [30, 40])
         classes = np.where(rng.random(label.shape) < 0.6, label % 255, rng.integers(0, 2, label.shape)).astype(np.uint8)
         confidence = rng.uniform(1 / 3, 1, label.shape).astype(np.float32)
-        confidence[0, :4] = 1, 0.4, 0.6, 1 + 2**-23  # edges of bins; softmax may exceed 1 by its rounding
+        label[0, :4] = 0
+        confidence[0, :4] = 1, 0.4, 0.5, 1 + 2**-23  # edges of bins; softmax may exceed 1 by its rounding
         yield ScoredImage(index, label, classes, confidence)
 
 

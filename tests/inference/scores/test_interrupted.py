@@ -150,6 +150,16 @@ def test_a_broken_line_in_the_middle_is_named(tmp_path):
             journal(tmp_path)
 
 
+def test_an_evaluation_that_fails_keeps_what_it_has(tmp_path, caplog):
+    for count in (0, 2):
+        with caplog.at_level('INFO'), pytest.raises(KeyboardInterrupt), journal(tmp_path) as failing:
+            for index in range(count):
+                failing.append(record(index))
+            raise KeyboardInterrupt
+        assert failing.path.exists() == (count > 0)
+        assert (f'0.jsonl: {count} images are kept; the same command with --resume' in caplog.text) == (count > 0)
+
+
 def test_two_evaluations_at_once_are_refused(tmp_path):
     with journal(tmp_path) as first:
         first.append(record(1))
