@@ -18,6 +18,8 @@ from datasets.description import describe
 from datasets.labels import LabelSet
 from datasets.paddleseg_dataset import adapted, label_set
 
+ARCHIVES = ('tgz', 'tar.gz', 'tar', 'zip')  # of backbones; PaddleSeg downloads and unpacks them
+
 
 class Builder(paddleseg.cvlibs.SegBuilder):
     """PaddleSeg's builder of model, datasets, losses, optimizer and schedule, with the cause of a failure unwrapped."""
@@ -77,8 +79,9 @@ class Builder(paddleseg.cvlibs.SegBuilder):
     def model(self) -> paddle.nn.Layer:
         self._check_classes()
         cfg = self.config.dic['model']
-        if cfg.get('pretrained'):
-            cfg['pretrained'] = str(local_weights(cfg['pretrained']))
+        for part in (cfg, cfg.get('backbone')):
+            if isinstance(part, dict) and part.get('pretrained') and not part['pretrained'].endswith(ARCHIVES):
+                part['pretrained'] = str(local_weights(part['pretrained']))
         return super().model
 
     def release_model(self) -> None:

@@ -1,5 +1,7 @@
 """Weights by name or URL: downloaded once, continued where a download broke off, kept in the user's cache folder."""
+import fcntl
 import hashlib
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,8 @@ import yaml
 from common.atomic_io import sha256_of, write_atomically
 from common.config_files import nearest
 from common.errors import FileError, UserError
+
+logger = logging.getLogger(__name__)
 
 ZOO = Path(__file__).resolve().parents[1] / 'configs' / 'model_zoo.yml'
 TIMEOUT = 30  # seconds without a byte
@@ -51,25 +55,45 @@ def _downloaded(entry: dict[str, Any]) -> Path:
     name = Path(urlsplit(url).path).name or 'weights'
     target = weights_folder() / f'{hashlib.sha256(url.encode()).hexdigest()[:12]}-{name}'
     note = target.with_name(f'{target.name}.sha256')
-    if target.is_file() and note.is_file():
-        if sha256_of(target) == note.read_text().strip():
-            return target
-        target.unlink()  # damaged since: only what this module wrote itself
     partial = target.with_name(f'{target.name}.partial')
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        _fetch(url, partial)
-    except OSError as error:
-        if isinstance(error, UserError):
-            raise
-        raise FileError(f'{partial}: expected to write it, found "{error.strerror or error}"; make room, or set '
-                        'MSCALE_CACHE to another folder') from error
+    while True:
+        if target.is_file() and note.is_file():
+            if sha256_of(target) == note.read_text().strip():
+                return target
+            target.unlink(missing_ok=True)  # damaged since: only what this module wrote itself
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with open(partial, 'ab') as mine:
+                fcntl.flock(mine, fcntl.LOCK_EX)  # one of several processes downloads, the others wait for it
+                try:
+                    if not os.path.samestat(os.fstat(mine.fileno()), os.stat(partial)):
+                        continue
+                except FileNotFoundError:  # another one was faster
+                    continue
+                if target.is_file() and note.is_file():
+                    partial.unlink()
+                    continue
+                return _complete(entry, partial, note, target)
+        except OSError as error:
+            if isinstance(error, UserError):
+                raise
+            raise FileError(f'{partial}: expected to write it, found "{error.strerror or error}"; make room, or set '
+                            'MSCALE_CACHE to another folder') from error
+
+
+def _complete(entry: dict[str, Any], partial: Path, note: Path, target: Path) -> Path:
+    url = entry['url']
+    _fetch(url, partial)
     digest, size = sha256_of(partial), partial.stat().st_size
     for what, expected, found in (('SHA-256', entry.get('sha256'), digest), ('bytes', entry.get('bytes'), size)):
         if expected is not None and expected != found:
             partial.unlink()
             raise UserError(f'{url}: expected a file of {what} {expected}, found {found}; it was deleted: try again, '
                             'or find out who has changed it')
+    unknown = '' if entry.get('sha256') else (
+        '; nothing is known here to compare it with, so see that it is what its publisher states. It is kept, and '
+        'compared with this whenever it is used again')
+    logger.info('%s: downloaded for the first time, %d bytes, SHA-256 %s%s', url, size, digest, unknown)
     write_atomically(note, digest.encode())
     os.replace(partial, target)
     return target

@@ -1,5 +1,6 @@
 """Which values a key of a config may have, by the key's name, in one place."""
 import math
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -70,6 +71,12 @@ def _path(value: Any) -> str:
     return '' if value is None or (isinstance(value, str) and value) else 'a path'
 
 
+def _name(value: Any) -> str:
+    """PaddleSeg evaluates these as Python."""
+    named = isinstance(value, str) and re.fullmatch(r'[A-Za-z_]\w*(\.[A-Za-z_]\w*)*', value)
+    return '' if named else 'the name of a class'
+
+
 GROUP = ('lr_mult', 'weight_decay_mult')
 RATE, SCALES = Range(0, 100), ListOf(Range(0, 16, open_low=True))
 SIZE = ListOf(Range(1, SIDE, integer=True), 2, 2)
@@ -88,5 +95,5 @@ RULES: Mapping[str, Callable[[Any], str]] = {
     'std': ListOf(Range(0, 1e6, open_low=True)).problem,
     'coef': ListOf(Range(0, 1e6)).problem, 'min_K': Range(1, 1 << 40, integer=True).problem,
     'loss_th': Range(0, 1e6).problem, 'ema': Range(0, 1, open_low=True, open_high=True).problem,
-    'early_stop': Range(1, COUNT, integer=True).problem,
+    'early_stop': Range(1, COUNT, integer=True).problem, 'norm_layer': _name, 'arm_type': _name,
 }

@@ -8,11 +8,12 @@ from losses import BootstrappedCrossEntropyLoss, DiceLoss
 from losses.paddleseg_losses import paddleseg_losses
 from models.hrnet import BACKBONES, HRNet
 from models.mscale_ocrnet import MscaleOCRNet
-from models.paddleseg_models import paddleseg_backbones, paddleseg_models
+from models.paddleseg_models import paddleseg_backbones, paddleseg_models, read_weights_safely
 
 
 def register() -> None:
     """Put our classes into PaddleSeg's registries; its own of the same name (DiceLoss, ...) are replaced."""
+    read_weights_safely()
     manager.LOSSES.components_dict.update(paddleseg_losses())
     manager.MODELS.components_dict.update(paddleseg_models())
     manager.BACKBONES.components_dict.update(paddleseg_backbones())

@@ -12,6 +12,7 @@ tools/prepare_folder.py and tools/make_toy_cityscapes.py write it; dataset, mode
 follow it.
 """
 import os
+import reprlib
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,6 +47,9 @@ class Description:
         return '\n'.join([*lines, f'images: {_one_line(self.images)}', ''])
 
 
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel = 3
+
 # Counts as on Cityscapes' download page. train_extra: one of its 19998 images is not there (datasets.pairing.COARSE).
 OFFICIAL = Description('Cityscapes', CITYSCAPES, {'train': 2975, 'val': 500, 'test': 1525, 'train_extra': 19998})
 
@@ -61,19 +65,22 @@ def describe(root: str | os.PathLike) -> Description:
     try:
         with open(path, encoding='utf-8') as file:
             dic = yaml.safe_load(file)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f'{path}: expected YAML, found {" ".join(str(error).split())}; see datasets/description.py') \
             from error
     if not isinstance(dic, dict):
-        raise UserError(f'{path}: expected keys like name and classes, found {dic!r:.60}; see datasets/description.py')
+        raise UserError(f'{path}: expected keys like name and classes, found {_short(dic)}; see '
+                        'datasets/description.py')
     unknown = sorted(map(str, dic.keys() - {'name', 'ignore_index', 'classes', 'images'}))
     if unknown:
         raise UserError(f'{path}: expected name, ignore_index, classes, images, found {unknown[0]!r}; remove that key')
     images = dic.get('images') or {}
     if not isinstance(images, dict) or any(split not in SPLITS or not _is_int(n, 0) for split, n in images.items()):
-        raise UserError(f'{path}: key images: expected numbers of {", ".join(SPLITS)}, found {images!r:.80}; '
+        raise UserError(f'{path}: key images: expected numbers of {", ".join(SPLITS)}, found {_short(images)}; '
                          'correct it')
-    return Description(str(dic.get('name', root)), _labels(path, dic), images)
+    if isinstance(name := dic.get('name', root), dict | list):
+        raise UserError(f'{path}: key name: expected text, found {_short(name)}; correct it')
+    return Description(str(name), _labels(path, dic), images)
 
 
 def _labels(path: str, dic: dict[str, Any]) -> LabelSet:
@@ -81,22 +88,22 @@ def _labels(path: str, dic: dict[str, Any]) -> LabelSet:
     if 'classes' not in dic:
         if ignore != IGNORE_INDEX:
             raise UserError(f'{path}: key ignore_index: expected {IGNORE_INDEX} for Cityscapes\' classes, found '
-                             f'{ignore!r}; remove it or state the classes')
+                             f'{_short(ignore)}; remove it or state the classes')
         return CITYSCAPES
     classes = dic['classes']
     if not isinstance(classes, list) or not 1 <= len(classes) <= 255:
-        raise UserError(f'{path}: key classes: expected a list of 1 to 255 classes, found {classes!r:.60}; list them')
+        raise UserError(f'{path}: key classes: expected a list of 1 to 255 classes, found {_short(classes)}; list them')
     for i, entry in enumerate(classes):
         if not isinstance(entry, dict) or not isinstance(entry.get('name'), str) or not _is_color(entry.get('color')) \
                 or entry.keys() - {'name', 'color', 'label_id', 'category'} \
                 or not _is_int(entry.get('label_id', 0), 0, 255) or not isinstance(entry.get('category', ''), str):
             raise UserError(f'{path}: key classes.{i}: expected {{name: text, color: [R, G, B]}} and perhaps '
-                             f'label_id: 0-255, category: text, found {entry!r:.80}; correct it')
+                             f'label_id: 0-255, category: text, found {_short(entry)}; correct it')
     names = [entry['name'] for entry in classes]
     label_ids = [entry['label_id'] for entry in classes if 'label_id' in entry]
     for what, values in (('names', names), ('label ids', label_ids)):
         if len(set(values)) < len(values):
-            raise UserError(f'{path}: key classes: expected different {what}, found {values!r:.80}; correct it')
+            raise UserError(f'{path}: key classes: expected different {what}, found {_short(values)}; correct it')
     categories = [entry['category'] for entry in classes if 'category' in entry]
     for what, values in (('label_id', label_ids), ('category', categories)):
         if 0 < len(values) < len(names):
@@ -104,9 +111,14 @@ def _labels(path: str, dic: dict[str, Any]) -> LabelSet:
                              f'{len(values)} for {len(names)} classes; correct it')
     if not _is_int(ignore, len(names), 255):
         raise UserError(f'{path}: key ignore_index: expected {len(names)} to 255 (0 to {len(names) - 1} are classes), '
-                         f'found {ignore!r}; 255 is usual')
+                         f'found {_short(ignore)}; 255 is usual')
     return LabelSet(names=tuple(names), palette=tuple(tuple(entry['color']) for entry in classes), ignore_index=ignore,
                     label_ids=tuple(label_ids), categories=tuple(categories))
+
+
+def _short(value: Any) -> str:
+    """A value in a few characters: the repr of YAML whose aliases stand for one another has no end."""
+    return _SHORT.repr(value)[:80]
 
 
 def _is_int(value: Any, low: float, high: float = float('inf')) -> bool:

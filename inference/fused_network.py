@@ -7,11 +7,14 @@ import numpy as np
 import paddle
 
 from inference import fused, memory
-from inference.row_strips import bilinear_rows, split_rows
+from inference.row_strips import bilinear_rows, bilinear_rows_via, split_rows
 from models.layers import resize, scaled_size
 from models.mscale_ocrnet import mark_scale
 
 CHUNK = 1 << 24  # floats of an enlarged image that exist at once
+MATRIX = 1 << 26  # elements of a matrix of rows; images of 6000 rows and more go in pieces of TALL rows
+TALL = 256
+STRIP_ROWS = 1024  # of a strip at most: enlarging its rows takes the square of them
 
 
 class Executor(Protocol):
@@ -99,7 +102,8 @@ class FusedNetwork:
         finest, *coarser = executor.backbone(image)
         del image  # 0.1 GB at 2048x4096
         height, width = finest.shape[2:]
-        strips, counts = split_rows(height, [x.shape[2] for x in coarser], max(1, executor.strip // width))
+        rows = min(max(1, executor.strip // width), STRIP_ROWS)
+        strips, counts = split_rows(height, [x.shape[2] for x in coarser], rows)
         pixels: list[Any] = []
         statistics = []
         for s in strips:
@@ -158,8 +162,12 @@ def resize_via(x: paddle.Tensor, above: Sequence[int], size: Sequence[int]) -> p
     """
     if list(above) == list(size):
         return resize(x, size)
-    rows = bilinear_rows(above[0], size[0]) @ bilinear_rows(x.shape[2], above[0])
-    x = paddle.matmul(paddle.to_tensor(rows), x)
+    if above[0] * size[0] <= MATRIX:
+        rows = bilinear_rows(above[0], size[0]) @ bilinear_rows(x.shape[2], above[0])
+        x = paddle.matmul(paddle.to_tensor(rows), x)
+    else:
+        pieces = bilinear_rows_via(x.shape[2], above[0], size[0], TALL)
+        x = paddle.concat([paddle.matmul(paddle.to_tensor(rows), x[:, :, read]) for read, rows in pieces], axis=2)
     step = max(1, CHUNK // (x.shape[1] * above[1]))
     return paddle.concat([resize(resize(part, [part.shape[2], above[1]]), [part.shape[2], size[1]])
                           for part in (x[:, :, i:i + step] for i in range(0, size[0], step))], axis=2)

@@ -99,7 +99,8 @@ class VideoPrediction:
                 path = self._segment(segment)
                 if path.is_file() or segment % processes != rank:
                     skipped = sum(1 for _ in frames)
-                    bar.initial += skipped  # they say nothing about the time that is left
+                    if not bar.disable:
+                        bar.initial += skipped  # they say nothing about the time that is left
                     bar.update(skipped)
                     count += skipped
                     continue

@@ -53,6 +53,8 @@ class Fusion(nn.LayerDict):
     From a coarser branch: 1x1 convolution, then bilinear upsampling. From a finer one: stride-2 convolutions.
     """
 
+    align_corners = False  # True: in LAYERS alone
+
     def __init__(self, channels: list[int], name: str) -> None:
         layers = {}
         for i, out in enumerate(channels):
@@ -77,7 +79,9 @@ class Fusion(nn.LayerDict):
             y = x[source]
             for layer in self.path(source, target):
                 y = ops.conv_bn(layer, y)
-            return ops.resize(y, x[target]) if source > target else y
+            if source > target:
+                return resize(y, x[target].shape[2:], True) if self.align_corners else ops.resize(y, x[target])
+            return y
 
         branches = range(len(x))
         return [ops.sum_relu(converted(source, target) for source in branches) for target in branches]
@@ -123,6 +127,7 @@ class HRNet(nn.Layer):
     `stem_channels` and `walk`, whose branches `forward` upsamples and concatenates.
     """
 
+    align_corners = False  # set by MscaleOCRNet, here and in every Fusion
     recompute = False  # stage 1 as one segment; the modules of the other stages have their own flag
 
     def __init__(self, width: int, modules: Sequence[int] = (1, 4, 3), blocks: int = 4,
@@ -180,7 +185,8 @@ class HRNet(nn.Layer):
 
     def forward(self, x: paddle.Tensor) -> list[paddle.Tensor]:
         branches = self.branches(x)
-        return [paddle.concat([resize(b, branches[0].shape[2:]) for b in branches], axis=1)]
+        size = branches[0].shape[2:]
+        return [paddle.concat([resize(b, size, self.align_corners) for b in branches], axis=1)]
 
 
 def HRNet_W18_NV_Small_V1(in_channels: int = 3) -> HRNet:

@@ -84,16 +84,16 @@ def scaled_size(size: Sequence[int], scale: float) -> list[int]:
     return [max(1, int(side * scale)) for side in size]
 
 
-def resize(x: paddle.Tensor, size: Sequence[int]) -> paddle.Tensor:
-    """Bilinear (N, C, H, W) -> (N, C, *size), half-pixel centres (align_corners=False); x if it has that size.
+def resize(x: paddle.Tensor, size: Sequence[int], align_corners: bool = False) -> paddle.Tensor:
+    """Bilinear (N, C, H, W) -> (N, C, *size), half-pixel centres unless align_corners; x if it has that size.
 
     The result has the dtype of x, also where automatic mixed precision interpolates in float32.
     """
     if tuple(x.shape[2:]) == tuple(size):
         return x
-    return cast(F.interpolate(x, size=list(size), mode='bilinear', align_corners=False), x.dtype)
+    return cast(F.interpolate(x, size=list(size), mode='bilinear', align_corners=align_corners), x.dtype)
 
 
-def resize_logits(x: paddle.Tensor, size: Sequence[int]) -> paddle.Tensor:
+def resize_logits(x: paddle.Tensor, size: Sequence[int], align_corners: bool = False) -> paddle.Tensor:
     """As `resize`, always in float32: for inputs of a softmax or of the fusion of scales."""
-    return resize(cast(x, paddle.float32), size)
+    return resize(cast(x, paddle.float32), size, align_corners)

@@ -5,6 +5,7 @@ import paddle
 import paddle.nn as nn
 
 from common.errors import UserError
+from models.hrnet import Fusion, HRNet
 from models.layers import resize, resize_logits, scaled_size
 from models.ocr import OCRNet
 from models.recompute import set_recompute
@@ -29,6 +30,8 @@ class MscaleOCRNet(nn.Layer):
         dropout: probability of dropping a channel of the OCR features.
         pretrained: weights to start from (see models.weights.load_pretrained).
         fresh_head: load everything except the classification layers from `pretrained`, for another number of classes.
+        align_corners: how everything is resized, in HRNet's backbones as well: False as in the recipe and in NVIDIA's
+            weights, True as in those of HRNet's authors with OCR. True evaluates without fusion (inference.fused).
         recompute (bool): keep only the inputs of stage 1, of HRNet's modules and of parts of the heads for the
             backward pass, and compute the rest a second time (see models.recompute; benchmarks/training.py measures
             memory and time). A backbone without segments keeps everything.
@@ -38,20 +41,25 @@ class MscaleOCRNet(nn.Layer):
     def __init__(self, num_classes: int, backbone: nn.Layer, backbone_indices: list[int],
                  n_scales: Sequence[float] = (0.5, 1.0, 2.0), ocr_mid_channels: int = 512, ocr_key_channels: int = 256,
                  attn_channels: int = 256, dropout: float = 0.05, pretrained: str | None = None,
-                 fresh_head: bool = False, recompute: bool = False) -> None:
+                 fresh_head: bool = False, recompute: bool = False, align_corners: bool = False) -> None:
         super().__init__()
         self.n_scales = check_scales(n_scales)
         _check_indices(backbone_indices, len(backbone.feat_channels))
         self.ocrnet = OCRNet(num_classes, backbone, backbone_indices, ocr_mid_channels, ocr_key_channels, dropout)
         self.scale_attn = ScaleAttention(ocr_mid_channels, attn_channels)
+        self.align_corners = bool(align_corners)
+        for layer in self.sublayers():
+            if isinstance(layer, HRNet | Fusion):
+                layer.align_corners = self.align_corners
         set_recompute(self, bool(recompute))
         if pretrained is not None:
             load_pretrained(self, pretrained, fresh_head)
 
     def supports_fusion(self) -> bool:
-        """Whether inference.fused can run it: the backbone has branches, and both heads read their concatenation."""
+        """Whether inference.fused can run it: the backbone has branches, both heads read their concatenation, and
+        resizing is by half-pixel centres."""
         branches = getattr(self.ocrnet.backbone, 'branch_channels', ())
-        return len(branches) == 4 and len(set(self.ocrnet.backbone_indices)) == 1
+        return not self.align_corners and len(branches) == 4 and len(set(self.ocrnet.backbone_indices)) == 1
 
     def forward(self, x: paddle.Tensor) -> list[paddle.Tensor]:
         return self.two_scales(x) if self.training else [self.hierarchy(x, self.n_scales)]
@@ -63,11 +71,11 @@ class MscaleOCRNet(nn.Layer):
         low, low_aux, low_attention = self._one_scale(x, 0.5)
         high, high_aux, ocr = self.ocrnet(x)
         self.scale_attn.update_statistics(ocr)  # the recipe uses the attention of 1.0x for nothing else
-        high, high_aux = resize_logits(high, size), resize_logits(high_aux, size)
-        rest = 1 - resize(low_attention, size)
-        joint = resize(low_attention * low, size) + rest * high
-        joint_aux = resize(low_attention * low_aux, size) + rest * high_aux
-        return [joint, joint_aux, resize(low, size), high]
+        high, high_aux = self._resize_logits(high, size), self._resize_logits(high_aux, size)
+        rest = 1 - self._resize(low_attention, size)
+        joint = self._resize(low_attention * low, size) + rest * high
+        joint_aux = self._resize(low_attention * low_aux, size) + rest * high_aux
+        return [joint, joint_aux, self._resize(low, size), high]
 
     def hierarchy(self, x: paddle.Tensor, scales: Sequence[float], with_weights: bool = False) -> paddle.Tensor:
         """Evaluation, eq. (1) of the paper applied from the highest scale down: (N, 3, H, W) -> logits (N, K, H, W).
@@ -81,37 +89,43 @@ class MscaleOCRNet(nn.Layer):
             logits, attention = self._logits_and_attention(x, scale)
             logits = mark_scale(logits, scale, scales) if with_weights else logits
             if scale >= 1:  # the result of the higher scales is shrunk to this one
-                fused = attention * logits + (1 - attention) * resize(fused, logits.shape[2:])
+                fused = attention * logits + (1 - attention) * self._resize(fused, logits.shape[2:])
             else:  # the result stays at 1.0: lower scales are enlarged to it
                 size = fused.shape[2:]
-                fused = resize(attention * logits, size) + (1 - resize(attention, size)) * fused
+                fused = self._resize(attention * logits, size) + (1 - self._resize(attention, size)) * fused
         return fused
 
     def with_scale_weights(self) -> Callable[[paddle.Tensor], list[paddle.Tensor]]:
         """The evaluation as a function whose logits are followed by the weights of the scales, see `mark_scale`."""
         return lambda x: [self.hierarchy(x, self.n_scales, with_weights=True)]
 
+    def _resize(self, x: paddle.Tensor, size: Sequence[int]) -> paddle.Tensor:
+        return resize(x, size, self.align_corners)
+
+    def _resize_logits(self, x: paddle.Tensor, size: Sequence[int]) -> paddle.Tensor:
+        return resize_logits(x, size, self.align_corners)
+
     def _scaled(self, x: paddle.Tensor, scale: float) -> paddle.Tensor:
         """The image at a scale."""
-        return resize(x, scaled_size(x.shape[2:], scale))
+        return self._resize(x, scaled_size(x.shape[2:], scale))
 
     def _one_scale(self, x: paddle.Tensor, scale: float) -> list[paddle.Tensor]:
         """(logits, auxiliary logits, attention) of the image at a scale, at the size of the scaled image."""
         x = self._scaled(x, scale)
         logits, aux, ocr = self.ocrnet(x)
-        return [resize_logits(y, x.shape[2:]) for y in (logits, aux, self.scale_attn(ocr))]
+        return [self._resize_logits(y, x.shape[2:]) for y in (logits, aux, self.scale_attn(ocr))]
 
     def _logits_and_attention(self, x: paddle.Tensor, scale: float) -> tuple[paddle.Tensor, paddle.Tensor]:
         """As _one_scale, without the auxiliary logits."""
         x = self._scaled(x, scale)
         logits, _, ocr = self.ocrnet(x)
         size = x.shape[2:]
-        return resize_logits(logits, size), resize_logits(self.scale_attn(ocr), size)
+        return self._resize_logits(logits, size), self._resize_logits(self.scale_attn(ocr), size)
 
     def _logits(self, x: paddle.Tensor, scale: float) -> paddle.Tensor:
         """As _one_scale, logits only: the highest scale has no use for attention."""
         x = self._scaled(x, scale)
-        return resize_logits(self.ocrnet(x)[0], x.shape[2:])
+        return self._resize_logits(self.ocrnet(x)[0], x.shape[2:])
 
 
 def mark_scale(logits: paddle.Tensor, scale: float, scales: Sequence[float]) -> paddle.Tensor:

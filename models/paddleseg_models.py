@@ -3,14 +3,20 @@
 Every other model of PaddleSeg runs as it is; docs/paddleseg.md lists them.
 """
 import functools
+import types
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import paddle
 from paddle import nn
 from paddleseg.cvlibs import manager
+from paddleseg.models.backbones import cae, vision_transformer
+from paddleseg.utils import utils
 
+from common.errors import UserError
 from common.paddle2_arithmetic import compiled
+from models.weight_files import NAME_TABLE, read_state
 
 MENDED = {'SFNet': 'paddleseg.models.sfnet'}  # multiplies floats with integers
 REFUSED = {
@@ -72,3 +78,24 @@ def paddleseg_backbones() -> dict[str, Callable]:
     """{name: function} for PaddleSeg's registry of backbones."""
     return {name: _with_refusal(component, _without_weights)
             for name, component in manager.BACKBONES.components_dict.items() if name.startswith(NEED_WEIGHTS)}
+
+
+class _SafePaddle(types.ModuleType):
+    """The module paddle, whose `load` runs nothing: PaddleSeg reads `pretrained` of models and backbones with it."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(paddle, name)
+
+    @staticmethod
+    def load(path: str, **_: Any) -> dict[str, paddle.Tensor]:
+        state = read_state(path)
+        if not isinstance(state, dict):
+            raise UserError(f'{path}: expected a state dict of arrays, found {type(state).__name__}; check the file')
+        return {name: paddle.to_tensor(value) for name, value in state.items()
+                if name != NAME_TABLE and isinstance(value, np.ndarray)}
+
+
+def read_weights_safely() -> None:
+    """From here on, PaddleSeg's models read weights with models.weight_files."""
+    for module in (utils, vision_transformer, cae):
+        vars(module)['paddle'] = _SafePaddle('paddle')

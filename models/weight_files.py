@@ -17,10 +17,10 @@ import numpy as np
 
 from common.errors import FileError, UserError
 from models import safe_pickle
-from models.safe_pickle import Refused
+from models.safe_pickle import Refused, Room, fits, in_order, is_name, short
 
 NAME_TABLE = 'StructuredToParameterName@@'  # of Paddle: entry of the state dict -> the parameter's name in the process
-HEADER = 100 << 20  # bytes of a safetensors header, as the format's own reader allows
+HEADER = 8 << 20  # bytes of a safetensors header, or of a zip file's list of members; 0.3 MB of HRNet-W48
 _TORCH_LEGACY = b'\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.'  # magic number of torch.save before 1.6
 _SAFETENSORS = {'F64': 'f8', 'F32': 'f4', 'F16': 'f2', 'I64': 'i8', 'I32': 'i4', 'I16': 'i2', 'I8': 'i1', 'U8': 'u1',
                 'U16': 'u2', 'U32': 'u4', 'U64': 'u8', 'BOOL': '?', 'BF16': 'u2'}
@@ -32,8 +32,9 @@ _STORAGES = {'DoubleStorage': 'f8', 'FloatStorage': 'f4', 'HalfStorage': 'f2', '
 def read_state(path: str | os.PathLike, kind: str = 'weights') -> Any:
     """What a file holds: dicts, lists, tuples, plain values and arrays.
 
-    Tensors of paddle.save come as arrays without the names they had in the process. bfloat16 arrays of torch and
-    safetensors become float32; Paddle's come as uint16, as Paddle takes them back. kind: for the text of errors.
+    Arrays are read-only views of the file's bytes where that is possible. Tensors of paddle.save come as arrays without
+    the names they had in the process. bfloat16 arrays of torch and safetensors become float32; Paddle's come as uint16,
+    as Paddle takes them back. kind: for the text of errors.
     Raises FileError where there is no file, UserError with one line for one that is damaged, or asks for more than
     weights need.
     """
@@ -58,7 +59,7 @@ def read_state(path: str | os.PathLike, kind: str = 'weights') -> Any:
 
 
 def _damaged(path: Path, kind: str, error: Exception) -> UserError:
-    text = ' '.join(str(error).split())[:80] or type(error).__name__
+    text = ascii(' '.join(str(error)[:200].split()))[1:-1][:80] or type(error).__name__
     return UserError(f'{path}: expected {kind} (of paddle.save, safetensors or torch.save), found a file that does not '
                      f'load ({text}); download or copy it again')
 
@@ -69,8 +70,9 @@ def _reader(file: BinaryIO, path: Path) -> Callable[[BinaryIO], Any]:
     if head[:4] == b'PK\x03\x04':
         return _read_torch
     if head.startswith(_TORCH_LEGACY) or head[257:262] == b'ustar' or _is_tar(head):
-        raise UserError(f'{path}: expected a zip file of torch.save, found the form that torch had before 1.6; load it '
-                        'with torch where you trust it, and save it again')
+        raise UserError(f'{path}: expected a zip file of torch.save, found the form that torch had before 1.6; save it '
+                        f'anew where torch is installed: python -c "import torch; torch.save(torch.load(\'{path}\', '
+                        '\'cpu\', weights_only=True), \'new.pth\')"')
     if head[8:9] == b'{' and (head[5:8] == b'\0\0\0' or head[:1] != b'\x80'):  # the length may begin as a pickle does
         return _read_safetensors
     if head[:1] == b'\x80':
@@ -108,21 +110,35 @@ def _read_safetensors(file: BinaryIO) -> dict[str, np.ndarray]:
     length, = struct.unpack('<Q', file.read(8))
     if length > min(HEADER, size - 8):
         raise Refused(f'a header of {length} bytes in a file of {size}')
-    header = json.loads(file.read(length))
+    header = json.loads(file.read(length), object_pairs_hook=_pairs, parse_constant=_no_number)
     header.pop('__metadata__', None)
-    result = {}
-    for name, entry in header.items():
-        code, shape, (start, stop) = _SAFETENSORS.get(entry['dtype']), entry['shape'], entry['data_offsets']
-        if code is None:
-            raise Refused(f'a tensor of type {entry["dtype"]!r:.20}')
-        numbers = (*shape, start, stop)
-        if not all(isinstance(number, int) and number >= 0 for number in numbers) or stop > size - 8 - length \
-                or stop - start != math.prod(shape) * np.dtype(code).itemsize:
-            raise Refused(f'tensor {name!r:.80} with a shape or place that does not fit the file')
-        file.seek(8 + length + start)
-        array = np.frombuffer(file.read(stop - start), np.dtype(code).newbyteorder('<')).reshape(shape)
-        result[name] = from_bfloat16(array) if entry['dtype'] == 'BF16' else array.copy()
+    data = file.read()
+    result, room, end = {}, Room(size), 0
+    for name, entry in sorted(header.items(), key=lambda item: item[1]['data_offsets']):
+        kind, shape, (start, stop) = entry['dtype'], entry['shape'], entry['data_offsets']
+        if kind not in _SAFETENSORS:
+            raise Refused(f'a tensor of type {short(kind)}')
+        dtype = np.dtype(_SAFETENSORS[kind]).newbyteorder('<')
+        if type(stop) is not int or start != end or not end <= stop <= len(data) \
+                or (stop - start) % dtype.itemsize or not fits(shape, (stop - start) // dtype.itemsize):
+            raise Refused(f'tensor {short(name)} with a shape or place that does not fit the file')
+        end = stop
+        array = np.frombuffer(data, dtype, math.prod(shape), start).reshape(shape)
+        result[name] = from_bfloat16(array) if kind == 'BF16' else in_order(array, room)
+    if end != len(data):
+        raise Refused(f'{len(data) - end} bytes that belong to no tensor')
+    return {name: result[name] for name in header}
+
+
+def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) < len(pairs) or not all(map(is_name, result)):
+        raise Refused('a name twice, or one that cannot be printed')
     return result
+
+
+def _no_number(text: str) -> None:
+    raise Refused(f'the number {text}')
 
 
 def from_bfloat16(array: np.ndarray) -> np.ndarray:
@@ -132,24 +148,51 @@ def from_bfloat16(array: np.ndarray) -> np.ndarray:
 
 # ---------------------------------------------------------------- torch
 
+class _Directory:
+    """A file of which, while its members are listed, nobody reads more than HEADER at once: each becomes an object."""
+
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        self._file, self._size, self.listing = file, size, True
+        self.seek, self.tell, self.seekable = file.seek, file.tell, file.seekable
+
+    def read(self, size: int = -1) -> bytes:
+        left = self._size - self._file.tell()
+        if self.listing and min(left, size if size >= 0 else left) > HEADER:
+            raise Refused(f'a list of members of {size} bytes')
+        return self._file.read(size)
+
+
 def _read_torch(file: BinaryIO) -> Any:
-    with zipfile.ZipFile(file) as archive:
-        pickles = [name for name in archive.namelist() if name.count('/') == 1 and name.endswith('/data.pkl')]
+    size = os.fstat(file.fileno()).st_size
+    directory: Any = _Directory(file, size)
+    with zipfile.ZipFile(directory) as archive:
+        directory.listing = False
+        members = {info.filename: info for info in archive.infolist()}
+        if len(members) < len(archive.infolist()):
+            raise Refused('two members of one name')
+        pickles = [name for name in members if name.count('/') == 1 and name.endswith('/data.pkl')]
         if len(pickles) != 1:
             raise Refused('a zip file without the data.pkl of torch.save')
         folder = pickles[0].partition('/')[0]
-        if any(info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1 for info in archive.infolist()):
-            raise Refused('compressed members, which torch.save does not write')
-        order = archive.read(f'{folder}/byteorder') if f'{folder}/byteorder' in archive.namelist() else b'little'
+        if any(info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1 for info in members.values()):
+            raise Refused('compressed or encrypted members, which torch.save does not write')
+        room = Room(size)
+
+        def member(name: str) -> bytes:
+            room.take(members[name].file_size)  # members that share their bytes are more than the file has
+            return archive.read(name)
+
+        order = member(f'{folder}/byteorder') if f'{folder}/byteorder' in members else b'little'
         if order != b'little':
-            raise Refused(f'byte order {order!r:.20}')
-        names = {f'torch {name}': _Storage(code) for name, code in _STORAGES.items()}
-        return safe_pickle.loads(archive.read(pickles[0]), {
-            **names, 'torch._utils _rebuild_tensor_v2': _tensor, 'torch._utils _rebuild_parameter': _parameter,
-        }, lambda pid: _storage(archive, folder, pid))
+            raise Refused(f'byte order {short(order)}')
+        storages = _Storages(lambda key: member(f'{folder}/data/{key}'), Room(size))
+        names = {f'torch {name}': _StorageType(code) for name, code in _STORAGES.items()}
+        return safe_pickle.loads(member(pickles[0]), {
+            **names, 'torch._utils _rebuild_tensor_v2': storages.tensor, 'torch._utils _rebuild_parameter': _parameter,
+        }, storages.named)
 
 
-class _Storage:
+class _StorageType:
     """A class like torch.FloatStorage: it names the type of a storage, and is never called."""
 
     def __init__(self, code: str) -> None:
@@ -159,26 +202,41 @@ class _Storage:
         raise Refused('a storage outside of its archive')
 
 
-def _storage(archive: zipfile.ZipFile, folder: str, pid: Any) -> np.ndarray:
-    if not isinstance(pid, tuple) or len(pid) != 5 or pid[0] != 'storage' or not isinstance(pid[1], _Storage) \
-            or not isinstance(pid[2], str) or '/' in pid[2]:
-        raise Refused('a persistent id that is no storage')
-    data = archive.read(f'{folder}/data/{pid[2]}')
-    if pid[1].code == 'bfloat16':
-        return from_bfloat16(np.frombuffer(data, '<u2'))
-    return np.frombuffer(data, np.dtype(pid[1].code).newbyteorder('<'))
+class _Storages:
+    """The storages of an archive, each read once, and tensors as views of them."""
 
+    def __init__(self, member: Callable[[str], bytes], room: Room) -> None:
+        self._member, self._room = member, room
+        self._known: dict[tuple[str, str], np.ndarray] = {}
 
-def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> np.ndarray:
-    numbers = (offset, *size, *stride)
-    if not isinstance(storage, np.ndarray) or storage.ndim != 1 or len(size) != len(stride) \
-            or not all(isinstance(number, int) and number >= 0 for number in numbers):
-        raise Refused('a tensor that is no view of a storage')
-    last = offset + sum((side - 1) * step for side, step in zip(size, stride))
-    if math.prod(size) > storage.size or (math.prod(size) and last >= storage.size):
-        raise Refused(f'a tensor of shape {tuple(size)!r:.60} in a storage of {storage.size} values')
-    view = np.lib.stride_tricks.as_strided(storage[offset:], size, [step * storage.itemsize for step in stride])
-    return np.ascontiguousarray(view).reshape(size)
+    def named(self, pid: Any) -> np.ndarray:
+        """The storage of a persistent id ('storage', type, key, device, number of values)."""
+        if not isinstance(pid, tuple) or len(pid) != 5 or pid[0] != 'storage' \
+                or not isinstance(pid[1], _StorageType) or not is_name(pid[2]) or '/' in pid[2]:
+            raise Refused('a persistent id that is no storage')
+        key = pid[2], pid[1].code
+        if key not in self._known:
+            data = self._member(pid[2])
+            self._known[key] = from_bfloat16(np.frombuffer(data, '<u2')) if pid[1].code == 'bfloat16' \
+                else np.frombuffer(data, np.dtype(pid[1].code).newbyteorder('<'))
+        if self._known[key].size != pid[4]:
+            raise Refused(f'a storage of {self._known[key].size} values where {short(pid[4])} are announced')
+        return self._known[key]
+
+    def tensor(self, storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> np.ndarray:
+        """torch._utils._rebuild_tensor_v2."""
+        if not isinstance(storage, np.ndarray) or storage.ndim != 1 or not isinstance(size, tuple) \
+                or not isinstance(stride, tuple) or len(size) != len(stride) or len(size) > safe_pickle.MAX_SIDES \
+                or not all(type(number) is int and 0 <= number < 1 << 40 for number in (offset, *size, *stride)):
+            raise Refused('a tensor that is no view of a storage')
+        count = math.prod(size)
+        last = offset + sum((side - 1) * step for side, step in zip(size, stride))
+        if count > storage.size or (count and last >= storage.size):
+            raise Refused(f'a tensor of shape {short(size)} in a storage of {storage.size} values')
+        if not count:
+            return np.zeros(size, storage.dtype)
+        steps = [step * storage.itemsize for step in stride]
+        return in_order(np.lib.stride_tricks.as_strided(storage[offset:], size, steps, writeable=False), self._room)
 
 
 def _parameter(data: Any, *_: Any) -> Any:

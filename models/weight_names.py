@@ -2,15 +2,22 @@
 
 NVIDIA's HRNet_Mscale (github.com/NVIDIA/semantic-segmentation) has the same tensors as MscaleOCRNet, in the same
 layouts, under names of its own; its OCRNet is the same without the scale attention. The ImageNet weights of HRNet's
-authors, and timm's hrnet_w*, use NVIDIA's names of the backbone.
+authors, and timm's hrnet_w*, use NVIDIA's names of the backbone; the authors' HRNet with OCR has the heads beside it.
 """
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 
 import numpy as np
 
 COUNTER = 'num_batches_tracked'  # torch's batch norm counts its batches; nothing in Paddle does
 _BATCH_NORM = {'weight': 'weight', 'bias': 'bias', '_mean': 'running_mean', '_variance': 'running_var'}
+
+
+# The scale attention as NVIDIA's --mscale_old_arch numbers it, the heads of HRNet's authors: what NVIDIA calls them.
+_OTHERS = {
+    'scale_attn': {'0': 'conv0', '1': 'bn0', '3': 'conv1', '4': 'bn1', '6': 'conv2'},
+    'conv3x3_ocr': {'0': '0', '1': '1.0'}, 'aux_head': {'0': '0', '1': '1.0', '3': '2'}}
+_OCR = ('conv3x3_ocr.', 'ocr_distri_head.', 'aux_head.', 'cls_head.')
 
 
 def _less(*numbers: str) -> list[int]:
@@ -63,15 +70,28 @@ def nvidia_name(name: str) -> str:
 
 
 def unwrapped(state: Mapping) -> dict[str, np.ndarray]:
-    """The tensors of a training checkpoint of torch: out of `state_dict` or `model`, without `module.` in front."""
+    """The tensors of a training checkpoint of torch: out of `state_dict` or `model`, without `module.` in front.
+
+    Raises ValueError if two entries have the same name then.
+    """
     while not any(isinstance(value, np.ndarray) for value in state.values()):
         inner = next((state[key] for key in ('state_dict', 'model', 'model_state_dict')
                       if isinstance(state.get(key), dict)), None)
         if inner is None:
             break
         state = inner
-    return {name.removeprefix('module.').removeprefix('model.'): value for name, value in state.items()
-            if isinstance(value, np.ndarray)}
+    arrays = [(str(name).removeprefix('module.').removeprefix('model.'), value) for name, value in state.items()
+              if isinstance(value, np.ndarray)]
+    return _each_once(arrays)
+
+
+def _each_once(entries: Iterable[tuple[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    result: dict[str, np.ndarray] = {}
+    for name, value in entries:
+        if name in result:
+            raise ValueError(f'two entries that mean {name}')
+        result[name] = value
+    return result
 
 
 def is_torchs(names: Iterable[str]) -> bool:
@@ -83,13 +103,40 @@ def from_torch(state: Mapping, wanted: Iterable[str]) -> dict[str, np.ndarray]:
     """A state dict under our names: what torch saved of the entries `wanted` of an MscaleOCRNet, and the rest as it is.
 
     Names of a backbone alone (HRNet's authors, timm) count as those below `backbone.`; what torch counts besides is
-    dropped. What is left over keeps its name, so that strict loading lists it.
+    dropped. What is left over keeps its name, so that strict loading lists it. Raises ValueError for two entries of one
+    meaning.
     """
     arrays = {name: value for name, value in unwrapped(state).items() if not name.endswith(COUNTER)}
-    if any(name.startswith('stage2.') for name in arrays):  # a backbone alone
-        arrays = {f'backbone.{name}': value for name, value in arrays.items()}
+    if any(name.startswith('stage2.') for name in arrays):  # the backbone is not apart
+        with_ocr = any(name.startswith('ocr_distri_head.') for name in arrays)  # of HRNet's authors
+        arrays = {f'ocr.{_renumbered(name)}' if with_ocr and name.startswith(_OCR) else f'backbone.{name}': value
+                  for name, value in arrays.items() if not name.startswith('loss.')}
     ours = {nvidia_name(name): name for name in wanted}
-    return {ours.get(name, name): value for name, value in arrays.items()}
+    return _each_once((ours.get(known := _renumbered(name) if name.startswith('scale_attn.') else name, known), value)
+                      for name, value in arrays.items())
+
+
+def _renumbered(name: str) -> str:
+    head, number, *rest = name.split('.')
+    return '.'.join([head, _OTHERS.get(head, {}).get(number, number), *rest])
+
+
+def without_biases(state: Mapping[str, np.ndarray],
+                   wanted: Container[str]) -> tuple[dict[str, np.ndarray], list[str]]:
+    """(state dict, names that are gone): biases that the network lacks, taken into the batch norm that follows.
+
+    PaddleSeg 2.8's OCRNet has a bias in seven convolutions before a batch norm, where the published weights have none.
+    In training the norm takes it out again; in evaluation norm(y + bias) is norm(y) with the mean less the bias.
+    """
+    result, gone = dict(state), []
+    for name, bias in state.items():
+        mean = f'{name.removesuffix("._conv.bias")}._batch_norm._mean'
+        if name.endswith('._conv.bias') and name not in wanted and mean in wanted and mean in state \
+                and state[mean].shape == bias.shape and state[mean].dtype == bias.dtype == np.float32:
+            result[mean] = state[mean] - bias
+            del result[name]
+            gone.append(name)
+    return result, gone
 
 
 def to_torch(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

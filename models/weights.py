@@ -2,7 +2,7 @@
 import logging
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import paddle
 
 from common.errors import FileError, UserError
 from models.weight_files import NAME_TABLE, from_bfloat16, read_state
-from models.weight_names import from_torch, is_torchs, unwrapped
+from models.weight_names import from_torch, is_torchs, unwrapped, without_biases
 
 logger = logging.getLogger(__name__)
 
@@ -36,20 +36,34 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
     if isinstance(state, dict):
         state.pop(NAME_TABLE, None)
         if 'LR_Scheduler' not in state and not all(isinstance(value, np.ndarray) for value in state.values()):
-            state = unwrapped(state) or state
+            state = _once(path, unwrapped, state) or state
     if not isinstance(state, dict) or 'LR_Scheduler' in state \
-            or not all(isinstance(value, np.ndarray) for value in state.values()):
+            or not all(isinstance(name, str) and isinstance(value, np.ndarray) for name, value in state.items()):
         raise UserError(f'{path}: expected a state dict of arrays, found {type(state).__name__}; '
                         'is it an optimizer state (.pdopt)?')
     return state
+
+
+def _once(path: str | os.PathLike, function: Callable[..., dict[str, np.ndarray]],
+          *arguments: Any) -> dict[str, np.ndarray]:
+    """The function's result; UserError where two entries of the file have one meaning."""
+    try:
+        return function(*arguments)
+    except ValueError as error:
+        raise UserError(f'{path}: expected every tensor once, found {error}; remove one of them') from error
 
 
 def _under_our_names(state: dict[str, np.ndarray], model: paddle.nn.Layer,
                      path: str | os.PathLike) -> dict[str, np.ndarray]:
     if not is_torchs(state):
         return state
+    try:
+        converted = _once(path, from_torch, state, model.state_dict())
+    except KeyError:
+        raise UserError(f'{path}: expected the names of {type(model).__name__}, found those of torch (NVIDIA, HRNet or '
+                        'timm), known for MscaleOCRNet on HRNet alone; use a config with that model') from None
     logger.info('%s: the names are those of torch (NVIDIA, HRNet or timm); converted', path)
-    return from_torch(state, model.state_dict())
+    return converted
 
 
 def load_weights(model: paddle.nn.Layer, path: str | os.PathLike, skip: Sequence[str] = ()) -> None:
@@ -92,6 +106,10 @@ def _assign(model: paddle.nn.Layer, state: dict[str, np.ndarray], path: str | os
     skip = tuple(skip)
     target = {name: value for name, value in model.state_dict().items() if not (skip and name.startswith(skip))}
     state = {name: value for name, value in state.items() if not (skip and name.startswith(skip))}
+    state, gone = without_biases(state, target)
+    if gone:
+        logger.info('%s: %d biases of convolutions before a batch norm, as PaddleSeg 2.8 has them, are taken into its '
+                    'mean', path, len(gone))
     problems = [f'missing: {name}' for name in target if name not in state]
     problems += [f'unexpected: {name}' for name in state if name not in target]
     reshaped = [name for name in target if name in state and list(target[name].shape) != list(state[name].shape)]

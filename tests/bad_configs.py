@@ -156,6 +156,12 @@ VALUES = {
     'loss_th missing': ('loss: {types: [{type: BootstrappedCrossEntropyLoss, min_K: 9}]}', 'loss_th'),
     'ema 1': ('options: {ema: 1.0}', "'options.ema'"), 'ema negative': ('options: {ema: -0.5}', "'options.ema'"),
     'ema NaN': ('options: {ema: .nan}', "'options.ema'"), 'ema text': ('options: {ema: slow}', "'options.ema'"),
+    'code for a norm layer': (
+        "model: {_inherited_: False, type: OCRNet, backbone_indices: [0], backbone: {type: ViTAdapter_Tiny, "
+        "norm_layer: \"__import__('os').system('true')\"}}", "'model.backbone.norm_layer'"),
+    'code for a part': (
+        "model: {_inherited_: False, type: PPLiteSeg, backbone: {type: STDC1}, arm_type: \"UAFM_SpAtten or print(1)\"}",
+        "'model.arm_type'"),
     'early stop 0': ('options: {early_stop: 0}', "'options.early_stop'"),
     'early stop negative': ('options: {early_stop: -2}', "'options.early_stop'"),
     'early stop fraction': ('options: {early_stop: 1.5}', "'options.early_stop'"),

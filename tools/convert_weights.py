@@ -5,7 +5,7 @@
 
 IN is read without torch and without running anything in it: .pdparams, safetensors or the zip files of torch.save. OUT
 is .pdparams or .safetensors. Every tensor is accounted for: what is left over or missing is listed, and nothing is
-written where a tensor has no place. The last lines say how the source was trained, which a config must follow.
+written where a tensor has no place. The last lines say how the source was trained, and which config follows that.
 """
 import argparse
 import os
@@ -22,10 +22,14 @@ from common.atomic_io import sha256_of, write_atomically
 from common.errors import FileError, UserError
 
 SUFFIXES = ('.pdparams', '.safetensors')
-NVIDIA = ("NVIDIA's network: RGB in 0..1, mean 0.485 0.456 0.406, std 0.229 0.224 0.225 (ImageNet's, not the recipe's "
-          '0.5); train ids of Cityscapes in the usual order; batch norm with epsilon 1e-5; bilinear with align_corners '
-          'False; evaluation at scales 0.5, 1, 2. In a config: val_dataset.transforms Normalize with these mean and '
-          'std, model.n_scales [0.5, 1.0, 2.0]')
+MAX_CLASSES = 4096  # a file may announce any number, and the network is built for it
+SAME = ("RGB in 0..1, mean 0.485 0.456 0.406, std 0.229 0.224 0.225, which are the recipe's, too; batch norm with "
+        'epsilon 1e-5')
+NVIDIA = (f"NVIDIA's network: {SAME}; train ids of Cityscapes in the usual order; bilinear with align_corners False; "
+          'evaluation at scales 0.5, 1, 2, in any order. Evaluate with configs/nvidia_hrnet_ocr_mscale.yml')
+HRNET_OCR = (f"HRNet with OCR of HRNet's authors: {SAME}; train ids of Cityscapes in the usual order; bilinear with "
+             'align_corners True, unless trained otherwise: set model.align_corners to True')
+IMAGENET = f'HRNet trained on ImageNet: {SAME}'
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -40,22 +44,48 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 
 def convert(state: dict[str, np.ndarray], wanted: dict[str, list[int]],
-            names: str) -> tuple[dict[str, np.ndarray], list[str], list[str]]:
-    """(state dict under the wanted names, names that have no place, names that are missing).
+            names: str) -> tuple[dict[str, np.ndarray], list[str], list[str], list[str]]:
+    """(state dict under the wanted names, names that go into others or are dropped, that have no place, are missing).
 
-    wanted: {name: shape} of the MscaleOCRNet's state dict.
+    wanted: {name: shape} of the MscaleOCRNet's state dict. Raises ValueError for two entries of one meaning.
     """
     from models import weight_names
+    from models.weights import HEAD, IMAGENET_HEAD
 
     if weight_names.is_torchs(state):
         state = weight_names.from_torch(state, wanted)
     elif not any(name in wanted for name in state):
         state = {f'ocrnet.{name}': value for name, value in state.items()}
+    state, dropped = weight_names.without_biases(state, wanted)
+    if not any(name.startswith(HEAD) for name in state):
+        dropped += [name for name in state if name.startswith(IMAGENET_HEAD)]
+        state = {name: value for name, value in state.items() if name not in dropped}
+    state = {name: state[name] for name in [*(name for name in wanted if name in state), *(
+        name for name in state if name not in wanted)]}  # one order, whatever the source has
     unknown = [name for name, value in state.items() if name not in wanted or list(value.shape) != wanted[name]]
     missing = [name for name in wanted if name not in state]
     if names == 'nvidia' and not unknown:
         state = weight_names.to_torch(state)
-    return state, unknown, missing
+    return state, dropped, unknown, missing
+
+
+def _classes(state: dict[str, np.ndarray], source: str) -> int:
+    """The number of classes by the bias of the classifier; Cityscapes' where there is none."""
+    bias = next((value for name, value in state.items()
+                 if name.split('.')[-2:] == ['cls_head', 'bias']), None)
+    if bias is None:
+        return 19
+    if bias.ndim != 1 or not 1 <= bias.size <= MAX_CLASSES:
+        raise UserError(f'{source}: expected a classifier of 1 to {MAX_CLASSES} classes, found a bias of shape '
+                        f'{list(bias.shape)}; check what the file is')
+    return bias.size
+
+
+def described(names: list[str]) -> str:
+    """How a file with these of torch's names was trained."""
+    if not any('ocr_distri_head.' in name for name in names):
+        return IMAGENET
+    return NVIDIA if any('ocr.ocr_distri_head.' in name for name in names) else HRNET_OCR
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -75,15 +105,18 @@ def main(argv: list[str] | None = None) -> None:
     if args.backbone not in known:
         raise UserError(f'--backbone: expected one of {", ".join(known)}, found {args.backbone}; correct it')
     state = read(args.source)
-    classes = next((len(value) for name, value in state.items()
-                    if name.endswith(('ocr.cls_head.bias', 'head.cls_head.bias'))), 19)
+    classes = _classes(state, args.source)
     model = MscaleOCRNet(classes, known[args.backbone](), [0])
     wanted = {name: list(value.shape) for name, value in model.state_dict().items()}
     source = "torch's" if weight_names.is_torchs(state) else "Paddle's"
-    result, unknown, missing = convert(state, wanted, args.names)
+    try:
+        result, dropped, unknown, missing = convert(state, wanted, args.names)
+    except ValueError as error:
+        raise UserError(f'{args.source}: expected every tensor once, found {error}; remove one of them') from error
     print(f'{args.source}: {len(state)} tensors under {source} names; {len(unknown)} have no place in MscaleOCRNet on '
           f'{args.backbone}, {len(missing)} of its {len(wanted)} are missing')
-    for what, names in (('no place', unknown), ('missing', missing)):
+    for what, names in (('taken into a batch norm, or dropped with a head for ImageNet', dropped),
+                        ('no place', unknown), ('missing', missing)):
         for name in names[:20]:
             print(f'  {what}: {name}')
         if len(names) > 20:
@@ -97,19 +130,22 @@ def main(argv: list[str] | None = None) -> None:
         parts = 'a backbone alone' if any(name.startswith(CLASSIFIERS) for name in missing) else 'no scale attention'
         print(f'{parts}: usable as model.pretrained, not for evaluation')
     if source == "torch's":
-        print(NVIDIA)
+        print(described(list(state)))
 
 
 def encoded(arrays: dict[str, np.ndarray], suffix: str) -> bytes:
     """The bytes of a file with these arrays."""
     if suffix == '.safetensors':
         from safetensors.numpy import save
-        return save({name: np.ascontiguousarray(array) for name, array in arrays.items()}, {'format': 'pt'})
+        return save({name: np.asarray(array, order='C') for name, array in arrays.items()}, {'format': 'pt'})
     import io
 
     import paddle
     buffer = io.BytesIO()
-    paddle.save({name: paddle.to_tensor(array) for name, array in arrays.items()}, buffer)
+    tensors = {name: paddle.to_tensor(array) for name, array in arrays.items()}
+    for name, tensor in tensors.items():
+        tensor.name = name  # written too; Paddle's own counts the tensors of the process
+    paddle.save(tensors, buffer)
     return buffer.getvalue()
 
 

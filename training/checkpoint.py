@@ -13,6 +13,7 @@ import math
 import os
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -102,20 +103,39 @@ def resume(folder: Folder, model: paddle.nn.Layer, optimizer: paddle.optimizer.O
         raise UserError(f'--resume_model {folder}: expected a folder named iter_N or one with state.json, found '
                          'neither, so the iteration is unknown; rename it')
     load_weights(model, str(folder / WEIGHTS))
-    optimizer.set_state_dict(_renamed(_tensors(read_state(folder / OPTIMIZER, 'an optimizer state')),
-                                      folder / WEIGHTS, model))
+    moments = _renamed(_tensors(_read_mapping(folder / OPTIMIZER, 'an optimizer state')), folder / WEIGHTS, model)
+    _set(optimizer.set_state_dict, moments, folder / OPTIMIZER)
     for name, target in ((EMA, ema), (SCALER, scaler)):
         if target is not None:
             if not (folder / name).is_file():
                 raise UserError(f'--resume_model {folder}: expected {name}, found none: the run had this option off; '
                                  'continue as it was started')
-            loaded = read_state(folder / name, 'a state')
+            loaded = _read_mapping(folder / name, 'a state')
             if name == SCALER:  # Paddle's GradScaler has no set_state_dict, and its state is numbers and one array
-                target.load_state_dict(loaded)
+                _set(target.load_state_dict, loaded, folder / name)
             else:
                 loaded.pop(NAME_TABLE, None)
-                target.set_state_dict(_tensors(loaded))
+                _set(target.set_state_dict, _tensors(loaded), folder / name)
     return state
+
+
+def _read_mapping(path: Path, kind: str) -> dict[str, Any]:
+    found = read_state(path, kind)
+    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
+        raise UserError(f'{path}: expected {kind}, found {type(found).__name__}; resume from another checkpoint')
+    return found
+
+
+def _set(load: Callable[[Any], Any], state: dict[str, Any], path: Path) -> None:
+    try:
+        load(state)
+    except UserError:
+        raise
+    except Exception as error:  # Paddle asserts what it expects, or stumbles over it
+        reason = ' '.join(str(error).split())[:120]
+        raise UserError(f'{path}: expected a state of this config\'s model and optimizer, found another '
+                        f'({type(error).__name__}: {reason}); resume with the config of that run, or from another '
+                        'checkpoint') from error
 
 
 def latest(save_dir: Folder) -> Path | None:
@@ -131,12 +151,14 @@ def latest(save_dir: Folder) -> Path | None:
 def damage(folder: Folder) -> str:
     """A short description of a checkpoint's damage; '' if every file matches its checksum."""
     try:
-        checksums = _read_state(folder)['sha256']
+        checksums = dict(_read_state(folder)['sha256'])
     except FileNotFoundError:
         return f'{STATE} is missing'
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return f'{STATE} is damaged'
     for name, expected in checksums.items():
+        if os.path.basename(str(name)) != name:
+            return f'{STATE} is damaged'
         if not (Path(folder) / name).is_file():
             return f'{name} is missing'
         if sha256_of(Path(folder) / name) != expected:
@@ -178,6 +200,9 @@ def _renamed(optimizer_state: dict[str, Any], weights: Path, model: paddle.nn.La
     """
     current = {name: tensor.name for name, tensor in model.state_dict().items()}
     table = read_state(weights).get(NAME_TABLE, {})
+    if not isinstance(table, dict) or not all(isinstance(old, str) for old in table.values()):
+        raise UserError(f'{weights}: expected a table of parameter names under {NAME_TABLE}, found something else; '
+                        'resume from another checkpoint')
     renaming = {old: current[name] for name, old in table.items() if name in current}
 
     def rename(key: str) -> str:

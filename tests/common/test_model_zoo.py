@@ -2,13 +2,18 @@
 import functools
 import hashlib
 import http.server
+import logging
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 import yaml
 
 from common import model_zoo
 from common.errors import UserError
+from tests.conftest import ROOT
 
 DATA = bytes(range(256)) * 4096  # 1 MiB
 
@@ -62,6 +67,25 @@ def test_a_broken_download_continues(server, ranges):
     assert model_zoo.local_weights(server.url).read_bytes() == DATA
     first, second = server.asked
     assert first is None and 300_000 - model_zoo.BLOCK <= int(second[6:-1]) <= 300_000
+
+
+def test_the_first_download_says_what_came(server, caplog):
+    with caplog.at_level(logging.INFO):
+        model_zoo.local_weights(server.url)
+        model_zoo.local_weights(server.url)
+    (line,) = [record.getMessage() for record in caplog.records if record.name == model_zoo.__name__]
+    assert f'{len(DATA)} bytes, SHA-256 {hashlib.sha256(DATA).hexdigest()}; nothing is known here' in line
+
+
+def test_processes_that_start_together_download_once(server):
+    """As the launcher's do: one downloads, the others wait for it and find the file."""
+    code = 'import sys; from common.model_zoo import local_weights; print(local_weights(sys.argv[1]))'
+    started = [subprocess.Popen([sys.executable, '-W', 'ignore', '-c', code, server.url], stdout=subprocess.PIPE,
+                                text=True, cwd=ROOT) for _ in range(4)]
+    paths = {process.communicate()[0].strip() for process in started}
+    (path,) = paths
+    assert Path(path).read_bytes() == DATA and len(server.asked) == 1
+    assert sorted(p.suffix for p in Path(path).parent.iterdir()) == ['.pdparams', '.sha256']
 
 
 def test_a_file_damaged_later_is_downloaded_again(server):

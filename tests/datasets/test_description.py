@@ -135,3 +135,15 @@ def test_a_missing_label_is_told_with_the_fix_for_own_data(toy):
         CityscapesAutolabeling([], toy.root, coarse_multiple=0)
     summary = str(error.value).split('\n')[0]
     assert summary.endswith(f'and run `python tools/prepare_folder.py ... --out {toy.root}` again')
+
+
+@pytest.mark.parametrize('key', ['name', 'images', 'classes', 'classes.0', 'ignore_index', 'the file'])
+def test_aliases_without_end_are_refused_at_once(tmp_path, key):
+    """A few hundred bytes that stand for 9**40 values: an error that showed them would take years."""
+    lines = ['a0: &a0 [x]'] + [f'a{i}: &a{i} [{", ".join([f"*a{i - 1}"] * 9)}]' for i in range(1, 41)]
+    bomb = '{' + ', '.join(lines) + '}'
+    text = {'classes.0': f'images: {{x: {bomb}}}\nclasses: [*a40]\n',
+            'the file': f'- {bomb}\n- *a40\n'}.get(key, f'{key}: {bomb}\n')
+    with pytest.raises(ValueError) as error:
+        say(tmp_path, text)
+    assert 'expected' in str(error.value) and len(str(error.value)) < 400 and '\n' not in str(error.value)

@@ -3,6 +3,7 @@ import io
 import json
 import os
 import pickle
+import pickletools
 import struct
 import subprocess
 import zipfile
@@ -76,8 +77,138 @@ def array_announcing(shape, data=b'\0' * 4):
         call('numpy', 'dtype', 'f4', False, True)[2:-1] + b'\x89' + pickle.dumps(data, 3)[2:-1] + b'tb.'
 
 
+def text(value):
+    """The instruction that puts text on the stack."""
+    data = value.encode()
+    return b'X' + struct.pack('<I', len(data)) + data
+
+
+def global_(module, name):
+    """A name from the stack, which may hold what a line cannot."""
+    return b'\x80\x04' + text(module) + text(name) + b'\x93.'
+
+
+def plain(value):
+    """The instructions of plain values, without head and end."""
+    return pickletools.optimize(pickle.dumps(value, 3))[2:-1]  # which puts nothing into the memo
+
+
+def dtype(code, state=None):
+    """The instructions of numpy.dtype(code) with a state."""
+    return b'cnumpy\ndtype\n' + plain((code, False, True)) + b'R' + (b'' if state is None else plain(state) + b'b')
+
+
+def array(dtype_code, shape=b'K\x01\x85', data=b'\0' * 4):
+    """An array of these instructions for dtype and shape; data: bytes, or instructions that find them."""
+    return (b'cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\0\x85C\x01b\x87R(K\x01' + shape + dtype_code
+            + b'\x89' + data + b'tb')
+
+
+def array_pickle(dtype_code, shape=b'K\x01\x85', data=b'\0' * 4):
+    return b'\x80\x03' + array(dtype_code, shape, plain(data)) + b'.'
+
+
+def twice(depth):
+    """Instructions of tuples that each hold the one before twice: their repr has 2**depth parts."""
+    return b'K\0' + b''.join(b'r' + struct.pack('<I', i) + b'j' + struct.pack('<I', i) + b'\x86' for i in range(depth))
+
+
+def many(first, each, count):
+    """A list of `each` over and over, after something that is put into memo 0."""
+    return b'\x80\x03' + first + b'r\0\0\0\0](' + each * count + b'e.'
+
+
+def more_pickles(touch):
+    """{what: bytes}: of every instruction that is known, and of every name, what goes beyond weights."""
+    system = b'cos\nsystem\n'
+    big = b'B' + struct.pack('<I', 16 << 20) + bytes(16 << 20)
+    long_text = b'X' + struct.pack('<I', 16 << 20) + b'a' * (16 << 20)
+    memo = b'j\0\0\0\0'
+    return {
+        'object dtype': array_pickle(dtype('O8', (3, '|', None, None, None, -1, -1, 63))),
+        'dtype of a subarray': array_pickle(dtype('f4', (3, '|', ('f4', (2,)), None, None, -1, -1, 0))),
+        'dtype with names': array_pickle(dtype('f4', (3, '|', None, ('a',), None, -1, -1, 0))),
+        'dtype with metadata': dumps(np.zeros(2, np.dtype('f4', metadata={'a': Call(os.system, touch)}))),
+        'dtype of a million fields': array_pickle(dtype('f4,' * 1_000_000)),
+        'dtype of brackets': array_pickle(dtype('(' * 100_000)),
+        'structured dtype': array_pickle(dtype('V8', (3, '|', None, None, None, 8, 1, 0))),
+        'dtype of times': array_pickle(dtype('M8', (4, '<', None, None, None, -1, -1, 0, ({}, (b'D', 1, 1, 1))))),
+        'dtype of text': array_pickle(dtype('U1', (3, '<', None, None, None, 4, 4, 8))),
+        'dtype that is a list': b'\x80\x03cnumpy\ndtype\n]\x85R.',
+        'state of another length': array_pickle(dtype('f4', (3,))),
+        'array of many sides': array_pickle(dtype('f4'), plain((1,) * 100)),
+        'array of huge sides': array_pickle(dtype('f4'), plain((1 << 500,) * 20_000)),
+        'array of nothing by huge sides': array_pickle(dtype('f4'), plain((0, 1 << 100)), b''),
+        'array of text': array_pickle(dtype('f4'), data='aaaa'),
+        'shape with lists in it': array_pickle(dtype('f4'), plain(([1],))),
+        'bytes used by many arrays': many(big, array(dtype('f4', (3, '>', None, None, None, -1, -1, 0)),
+                                                     plain((4 << 20,)), memo), 40),
+        'text encoded many times': many(long_text, b'c_codecs\nencode\n' + memo + b'\x85R', 40),
+        'list copied many times': many(plain([0] * 10_000), b'cbuiltins\ntuple\n' + memo + b'\x85R', 4_000),
+        'pairs copied many times': many(plain([('a', 1)] * 10_000), b'ccollections\nOrderedDict\n' + memo + b'\x85R',
+                                        4_000),
+        'millions of lists': b'\x80\x02' + b']' * 600_000 + b'.',
+        'millions of marks': b'\x80\x02' + b'(' * 600_000 + b'.',
+        'doubled tuples as a type': b'\x80\x02cnumpy\ndtype\n' + twice(60) + b'\x85R.',
+        'doubled tuples as a shape': array_pickle(dtype('f4'), twice(60)),
+        'doubled tuples as an expression': b'\x80\x02cbuiltins\neval\n' + twice(60) + b'}\x86R.',
+        'doubled tuples as a key': b'\x80\x02}' + twice(60) + b'K\0s.',
+        'colliding keys': b'\x80\x02}(' + b''.join(b'\x8a\x0a' + (i * ((1 << 61) - 1)).to_bytes(10, 'little') + b'K\0'
+                                                  for i in range(50_000)) + b'u.',
+        'name with a line break': global_('os', 'system\nerror: fine'),
+        'name that colours the terminal': global_('os', '\x1b[31msystem'),
+        'name of megabytes': global_('a' * (4 << 20), 'b' * (4 << 20)),
+        'name with dots': global_('numpy', 'dtype.__init__.__globals__'),
+        'name of a stand-in': global_('models.safe_pickle', '_Unpickler'),
+        'key that colours the terminal': dumps({'\x1b[31m': 1}),
+        'key of megabytes': dumps({'a' * (1 << 20): 1}),
+        'key of half a character': b'\x80\x02}X\x03\0\0\0\xed\xa0\x80K\0s.',
+        'integer of 255 bytes': b'\x80\x02\x8a\xff' + b'\xff' * 255 + b'.',
+        'integer as text': b'\x80\x02I' + b'9' * 6_000 + b'\n.',
+        'memo as text': b'\x80\x02]p99999999999999999999\n.',
+        'duplicate': b'\x80\x02]2a.',
+        'pop': b'\x80\x02]]0.',
+        'set': dumps({'a': {1, 2}}),
+        'bytearray': pickle.dumps({'a': bytearray(8)}, 5),
+        'complex number': dumps({'a': 1j}),
+        'call of an array': b'\x80\x03' + array(dtype('f4'), data=plain(b'abcd')) + b')R.',
+        'call of a call': b'\x80\x03cnumpy\ndtype\n' + plain(('f4',)) + b'R' + plain(('f4',)) + b'R.',
+        'call with a name': b'\x80\x02cbuiltins\neval\n' + system + plain({'data': 1}) + b'\x86R.',
+        'call of bytes with a number': b'\x80\x02cbuiltins\nbytes\nJ\0\0\0\x7f\x85R.',
+        'call with another number of values': b'\x80\x02c_codecs\nencode\n)R.',
+        'call without a tuple': b'\x80\x02cnumpy\ndtype\n]R.',
+        'state for a mapping': b'\x80\x02}}b.',
+        'state for a list': b'\x80\x02]' + plain((1,)) + b'b.',
+        'state of numbers for an array': b'\x80\x02' + array(dtype('f4'), data=plain(b'abcd')) + b'K\0b.',
+        'entry of a list': b'\x80\x02]' + plain('a') + b'K\0s.',
+        'item of a mapping': b'\x80\x02}K\0a.',
+        'a bare name': b'\x80\x02}' + plain('a') + b'cnumpy\nndarray\ns.',
+        'a bare type of numbers': b'\x80\x02}' + plain('a') + dtype('f4') + b's.',
+        'frame in a frame': b'\x80\x04\x95' + struct.pack('<Q', 12) + b'\x95' + struct.pack('<Q', 1) + b']]].',
+        'endless frame': b'\x80\x04\x95' + struct.pack('<Q', 1 << 63) + b']',
+        'empty stack': b'\x80\x02.',
+        'no end': b'\x80\x02]',
+        'protocol 255': b'\x80\xff].',
+    }
+
+
+def tensor(key='0', size=b'K\x04\x85', stride=b'K\x01\x85', offset=b'K\0', count=b'K\x04', kind='Float'):
+    """Instructions that rebuild a tensor as torch writes them; numbers are instructions, too."""
+    return (b'ctorch._utils\n_rebuild_tensor_v2\n((' + text('storage') + f'ctorch\n{kind}Storage\n'.encode()
+            + text(key) + text('cpu') + count + b'tQ' + offset + size + stride + b'\x89}tR')
+
+
+def torch_file(*tensors, data=b'\0' * 16, **members):
+    return torch_zip(b'\x80\x02](' + b''.join(tensors) + b'e.', **{'0': data, **members})
+
+
 def files(marker):
     """{what: bytes}; what runs would create the file `marker`."""
+    touch = f'touch {marker}'
+    return {**_files(marker), **more_pickles(touch)}
+
+
+def _files(marker):
     touch = f'touch {marker}'
     opener = partial(open, str(marker), 'w')
     storage = call('os', 'system', touch)
@@ -131,7 +262,7 @@ def files(marker):
         'torch: a member elsewhere': torch_zip(
             b'\x80\x02((X\x07\0\0\0storagectorch\nFloatStorage\nX\x0a\0\0\0../../../xX\x03\0\0\0cpuK\x04tQt.'),
         'torch: compressed': torch_zip(dumps({'a': 1}), zipfile.ZIP_DEFLATED, **{'0': b'\0' * (1 << 20)}),
-        'torch: no pickle': torch_zip(b'')[:0] + _zip_of('readme.txt'),
+        'torch: no pickle': torch_zip(b'')[:0] + zip_of('readme.txt'),
         'torch: legacy': b'\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.' + call('os', 'system', touch),
         'torch: tar': b'pickle'.ljust(257, b'\0') + b'ustar\x0000' + b'\0' * 300,
         'safetensors: long header': safetensors({'a': 1}, length=1 << 40),
@@ -143,7 +274,7 @@ def files(marker):
     }
 
 
-def _zip_of(name):
+def zip_of(name):
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, 'w') as archive:
         archive.writestr(name, 'x')

@@ -5,9 +5,13 @@ import numpy as np
 import paddle
 import pytest
 
-from models.hrnet import HRNet
+from common.errors import UserError
+from models.hrnet import HRNet, HRNet_W18_NV_Small_V1
 from models.mscale_ocrnet import MscaleOCRNet
 from models.weights import load_weights
+from tests import fill, rounding
+from tests.built import Built
+from tests.models import crafted
 
 
 def build(num_classes=3, **kwargs):
@@ -99,3 +103,67 @@ def test_fresh_head_still_refuses_everything_else(tmp_path):
     del state['ocrnet.head.conv3x3_ocr._conv.bias']
     with pytest.raises(ValueError, match='missing: ocrnet.head.conv3x3_ocr._conv.bias'):
         build(num_classes=3, pretrained=saved(tmp_path / 'pre.pdparams', state), fresh_head=True)
+
+
+@pytest.fixture(scope='module')
+def paddlesegs_ocrnet():
+    """PaddleSeg's own OCRNet on its own HRNet of the size of HRNet_W18_NV_Small_V1."""
+    from paddleseg.models import OCRNet
+    from paddleseg.models.backbones import HRNet_W18_Small_V1
+
+    paddle.seed(5)
+    return OCRNet(19, HRNet_W18_Small_V1(), [0])
+
+
+def test_paddlesegs_ocrnet_starts_the_recipe(paddlesegs_ocrnet, tmp_path, caplog):
+    """The recipe's pretraining: every entry of PaddleSeg's state dict has its place, the attention starts anew."""
+    path = saved(tmp_path / 'pretrained.pdparams', state_of(paddlesegs_ocrnet))
+    with caplog.at_level(logging.INFO):
+        model = MscaleOCRNet(19, HRNet_W18_NV_Small_V1(), [0], pretrained=path)
+    assert 'has no scale attention: it starts from random weights' in caplog.text
+    mine = state_of(model)
+    for name, value in state_of(paddlesegs_ocrnet).items():
+        if not name.endswith('_conv.bias') or f'ocrnet.{name}' in mine:
+            np.testing.assert_array_equal(mine.pop(f'ocrnet.{name}'), value, err_msg=name)
+    assert mine and all(name.startswith('scale_attn.') for name in mine)
+
+
+def test_biases_before_a_batch_norm_change_nothing(paddlesegs_ocrnet, tmp_path, caplog):
+    """PaddleSeg 2.8's head has seven that the network lacks; with them in the means, its head gives the same logits."""
+    rng = np.random.default_rng(2)
+    source = paddlesegs_ocrnet.head
+    for name, value in source.state_dict().items():
+        if name.endswith(('_conv.bias', '_mean')):
+            value.set_value(rng.normal(0, 0.2, value.shape).astype('float32'))
+    path = saved(tmp_path / 'pretrained.pdparams', state_of(paddlesegs_ocrnet))
+    with caplog.at_level(logging.INFO):
+        model = MscaleOCRNet(19, HRNet_W18_NV_Small_V1(), [0], pretrained=path)
+    assert '7 biases of convolutions before a batch norm, as PaddleSeg 2.8 has them' in caplog.text
+    source.eval(), model.eval()
+    features = fill.image(4, [1, model.ocrnet.backbone.feat_channels[0], 16, 24])
+    head = rounding.of_network(lambda x: model.ocrnet.head([x])[0])
+    found = head(features)
+    rounding.assert_close(found, source([paddle.to_tensor(features)])[0].numpy(),
+                          rounding.sensitivity(head, features, found))
+
+
+def test_paddlesegs_ocrnet_itself_is_evaluated_with_its_weights(paddlesegs_ocrnet, tmp_path):
+    from paddleseg.models import OCRNet
+    from paddleseg.models.backbones import HRNet_W18_Small_V1
+
+    from inference import backends
+
+    path = saved(tmp_path / 'model.pdparams', state_of(paddlesegs_ocrnet))
+    network = backends.create(Built(OCRNet(19, HRNet_W18_Small_V1(), [0])), path)
+    x = paddle.to_tensor(fill.image(1, [1, 3, 64, 96]))
+    paddlesegs_ocrnet.eval()
+    np.testing.assert_array_equal(network(x)[0].numpy(), paddlesegs_ocrnet(x)[0].numpy())
+    with pytest.raises(UserError, match=r'expected the \d+ entries of MscaleOCRNet.*do not fit'):
+        load_weights(MscaleOCRNet(19, HRNet_W18_NV_Small_V1(), [0]), path)
+
+
+def test_names_that_are_numbers_are_refused(tmp_path):
+    path = tmp_path / 'w.pdparams'
+    path.write_bytes(crafted.dumps({0: np.zeros(3, 'float32')}))
+    with pytest.raises(UserError, match='expected a state dict of arrays'):
+        load_weights(build(), path)

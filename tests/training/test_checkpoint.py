@@ -1,5 +1,6 @@
 """Checkpoints: whole or not there, the oldest removed, PaddleSeg's readable."""
 import json
+import pickle
 import subprocess
 import sys
 
@@ -7,6 +8,7 @@ import numpy as np
 import paddle
 import pytest
 
+from common.errors import UserError
 from tests.conftest import ROOT
 from training import checkpoint
 
@@ -127,6 +129,9 @@ def test_a_fresh_start_refuses_a_folder_with_checkpoints(tmp_path):
     (lambda f: (f / 'model.pdopt').write_bytes((f / 'model.pdopt').read_bytes()[:-9]), 'model.pdopt is damaged'),
     (lambda f: (f / 'model.pdparams').unlink(), 'model.pdparams is missing'),
     (lambda f: (f / 'state.json').write_text('{"iterat'), 'state.json is damaged'),
+    (lambda f: (f / 'state.json').write_text('{"sha256": [1]}'), 'state.json is damaged'),
+    (lambda f: (f / 'state.json').write_text('{"sha256": {"../x": ""}}'), 'state.json is damaged'),
+    (lambda f: (f / 'state.json').write_text('[' * 100_000), 'state.json is damaged'),
     (lambda f: (f / 'state.json').unlink(), 'state.json is missing')])
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(tmp_path, caplog, harm, text):
     model, optimizer = build()
@@ -138,6 +143,28 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(tmp_path, cap
     assert f'{tmp_path / "iter_2"} is skipped: {text}' in caplog.text
     checkpoint.save(tmp_path, 2, model, optimizer, {}, 5)
     assert checkpoint.damage(tmp_path / 'iter_2') == ''
+
+
+@pytest.mark.parametrize('name, content, text', [
+    ('model.pdopt', [1], 'expected an optimizer state, found list; resume from another checkpoint'),
+    ('model.pdopt', {0: 1}, 'expected an optimizer state, found dict'),
+    ('model.pdopt', {'LR_Scheduler': 3}, 'expected a state of this config.s model and optimizer, found another'),
+    ('model.pdparams', {'StructuredToParameterName@@': [1]}, 'expected a table of parameter names'),
+    ('model.pdparams', {'StructuredToParameterName@@': {'0.weight': []}}, 'expected a table of parameter names'),
+    ('scaler.pd', {'scale': 1.0}, 'expected a state of this config.s model and optimizer, found another'),
+    ('scaler.pd', 3, 'expected a state, found int')])
+def test_a_state_that_is_none_is_one_line(tmp_path, name, content, text):
+    """Files of PaddleSeg have no checksums: what is in them may be anything that is read."""
+    model, optimizer = build()
+    step(model, optimizer)
+    folder = checkpoint.save(tmp_path, 1, model, optimizer, {}, 5, scaler=enabled_scaler(512.0))
+    (folder / 'state.json').unlink()
+    if name == 'model.pdparams':
+        content = {**paddle.load(str(folder / name), return_numpy=True), **content}
+    (folder / name).write_bytes(pickle.dumps(content, 4))
+    with pytest.raises(UserError, match=text) as error:
+        checkpoint.resume(folder, *build(), scaler=enabled_scaler(1.0))
+    assert str(error.value).startswith(str(folder / name)) and '\n' not in str(error.value)
 
 
 def test_no_checkpoint_to_continue_from(tmp_path):
