@@ -14,6 +14,7 @@ from common.errors import UserError
 from datasets.class_uniform import ClassUniformOrder, centroid_records, with_centroid_crop
 from datasets.description import describe
 from datasets.labels import CITYSCAPES, IGNORE_INDEX
+from datasets.normalization import compact_image, compact_label, expanded, put_off
 from datasets.pairing import COARSE, find_images, find_pairs, fine_layout
 from datasets.reading import read_image, read_label
 
@@ -46,6 +47,7 @@ class CityscapesAutolabeling(paddle.io.Dataset):
         train: 'img' float32 (3, H, W), 'label' int64 (H, W)
         val: the same and 'trans_info'; 'label' as in the file, untransformed
         test: 'img', 'trans_info'
+    dataset.compact(index) is the same sample in a quarter of the bytes, see there.
 
     Args:
         transforms (list): PaddleSeg transforms; they receive the image as RGB float32 (H, W, 3), 0..255.
@@ -76,6 +78,7 @@ class CityscapesAutolabeling(paddle.io.Dataset):
         self.class_uniform = class_uniform if mode == 'train' else 0
         if self.class_uniform:
             transforms = with_centroid_crop(transforms)
+        transforms, self.normalization = put_off(transforms)
         self.transforms = Compose(transforms)
         self.dataset_root = dataset_root
         self.mode = mode
@@ -137,6 +140,12 @@ class CityscapesAutolabeling(paddle.io.Dataset):
         return len(self.file_list) + self.coarse_per_epoch
 
     def __getitem__(self, index: int | tuple[int, int]) -> dict[str, Any]:
+        return expanded(self.compact(index), self.normalization)
+
+    def compact(self, index: int | tuple[int, int]) -> dict[str, Any]:
+        """A sample as it is sent: 'img' uint8 before the last Normalize, where its values are integers then, with what
+        is left to do in `normalization`; 'label' uint8. datasets.normalization.expanded makes dataset[index] of it.
+        """
         epoch, index = index if isinstance(index, tuple) else (self.epoch, index)
         if not 0 <= index < len(self):
             raise IndexError(f'index: expected 0..{len(self) - 1}; found {index}')
@@ -155,14 +164,13 @@ class CityscapesAutolabeling(paddle.io.Dataset):
             data.update(label=label, gt_fields=['label'])
         with seeded_transforms([self.seed, _TRANSFORMS, epoch, index]):
             data = self.transforms(data)
-        sample = {'img': np.ascontiguousarray(data['img'], np.float32)}
+        sample = {'img': compact_image(data['img'], self.normalization)}
         if self.mode == 'train':
-            # Not earlier: OpenCV resizes 8 bit labels, but not int64.
-            sample['label'] = data['label'].astype(np.int64)
-            sample['label'][sample['label'] == IGNORE_INDEX] = self.ignore_index
-            return sample
+            label = np.array(data['label'], order='C')
+            label[label == IGNORE_INDEX] = self.ignore_index
+            return {**sample, 'label': compact_label(label)}
         if self.mode == 'val':
-            sample['label'] = label.astype(np.int64)
+            sample['label'] = label
         sample['trans_info'] = data['trans_info']
         return sample
 

@@ -1,14 +1,19 @@
 """PaddleSeg's own datasets (Dataset, Cityscapes, ADE20K, ...) in the form that training and evaluation here expect."""
+import copy
 from typing import Any
 
 import numpy as np
 import paddle
+import paddleseg.datasets
 
 from common.errors import UserError
 from datasets.cityscapes_autolabeling import CityscapesAutolabeling, seeded_transforms
 from datasets.labels import CITYSCAPES, LabelSet, distinct_colors
+from datasets.normalization import compact_image, compact_label, expanded, put_off
 
 _TRANSFORMS = 6  # second word of the seed: keeps the random numbers apart from those of other streams
+# How PaddleSeg reads a sample with one list of transforms and nothing after it.
+_ONE_COMPOSE = (paddleseg.datasets.Dataset.__getitem__, paddleseg.datasets.ADE20K.__getitem__)
 MOST_CLASSES = 255  # train ids are stored in 8 bits, one value is void
 
 
@@ -44,6 +49,11 @@ class PaddleSegDataset(paddle.io.Dataset):
     def __init__(self, dataset: Any, seed: int = 0) -> None:
         name = type(dataset).__name__
         self.dataset, self.seed = dataset, seed
+        self.normalization = None
+        if type(dataset).__getitem__ in _ONE_COMPOSE:
+            self.dataset = copy.copy(dataset)  # the caller's own still normalises
+            self.dataset.transforms = copy.copy(dataset.transforms)
+            self.dataset.transforms.transforms, self.normalization = put_off(dataset.transforms.transforms)
         self.mode: str = dataset.mode
         self.num_classes: int = dataset.num_classes
         self.ignore_index: int = dataset.ignore_index
@@ -66,6 +76,10 @@ class PaddleSegDataset(paddle.io.Dataset):
         return len(self.dataset)
 
     def __getitem__(self, index: int | tuple[int, int]) -> dict[str, Any]:
+        return expanded(self.compact(index), self.normalization)
+
+    def compact(self, index: int | tuple[int, int]) -> dict[str, Any]:
+        """A sample as it is sent, as of CityscapesAutolabeling."""
         epoch, index = index if isinstance(index, tuple) else (0, index)
         image_path, label_path = self.files(epoch, index)
         with seeded_transforms([self.seed, _TRANSFORMS, epoch, index]):
@@ -76,9 +90,9 @@ class PaddleSegDataset(paddle.io.Dataset):
                     raise
                 raise UserError(f'{image_path}: expected an image, found none that can be decoded or nothing at all; '
                                 'check the file and the list that names it') from error
-        sample = {'img': np.ascontiguousarray(data['img'], np.float32)}
+        sample = {'img': compact_image(data['img'], self.normalization)}
         if self.mode != 'test':
-            sample['label'] = self._label(data['label'], label_path)
+            sample['label'] = compact_label(self._label(data['label'], label_path))
         if self.mode == 'train':
             size = sample['img'].shape[1:]
             if sample['label'].shape != size:

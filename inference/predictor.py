@@ -12,6 +12,7 @@ import paddle
 import paddle.nn.functional as F
 
 from common.errors import UserError
+from datasets.normalization import Normalization
 from inference import maps, memory
 
 
@@ -90,7 +91,8 @@ class Predictor:
     def __call__(self, sample: Mapping[str, Any]) -> np.ndarray:
         """A sample {'img': float32 (3, h, w), 'trans_info': ...} -> uint8 (H, W) train ids at the original size.
 
-        UserError if the logits are not finite.
+        'img' is an array, or a tensor, which stays where it is. With 'normalization', of datasets.normalization, it is
+        what that has made compact. UserError if the logits are not finite.
         """
         logits = self.original_logits(sample)
         maps.check_finite(logits)
@@ -104,7 +106,10 @@ class Predictor:
     @paddle.no_grad()
     def original_logits(self, sample: Mapping[str, Any]) -> paddle.Tensor:
         """A sample as of __call__ -> float32 (1, K, H, W) at the original size."""
-        logits = self.logits(paddle.to_tensor(np.asarray(sample['img'])).unsqueeze(0))
+        image = sample['img']
+        if not isinstance(image, paddle.Tensor):
+            image = uploaded(sample, sample.get('normalization'))['img']
+        logits = self.logits(image.unsqueeze(0))
         return restore_size(logits, sample.get('trans_info', ()))
 
     @paddle.no_grad()
@@ -129,6 +134,18 @@ class Predictor:
         twin = copy.copy(self)
         twin.model, twin._planned = self.model.with_scale_weights(), {}
         return twin
+
+
+def uploaded(sample: Mapping[str, Any], normalization: Normalization | None) -> dict[str, Any]:
+    """A compact sample (datasets.normalization) with 'img' float32 (3, h, w), normalised, on the device.
+
+    The upload of one image does not overlap with the network on the one before, and cannot safely: Paddle's compute
+    stream waits for the copies of `to_tensor`, `cuda(blocking=False)` puts its copy into that stream, behind the
+    kernels, and nothing keeps pinned memory from being given out again before such a copy has been made. What a wait
+    costs is small: 6 MB for 1024x2048 pixels instead of 25.
+    """
+    image = paddle.to_tensor(np.asarray(sample['img']))
+    return {**sample, 'img': normalization.on_device(image.unsqueeze(0))[0] if normalization else image}
 
 
 def restore_size(logits: paddle.Tensor, trans_info: Iterable) -> paddle.Tensor:

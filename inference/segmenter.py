@@ -89,6 +89,7 @@ class Segmenter:
         from common.builder import Builder
         from common.config import Config
         from common.model_zoo import local_weights
+        from datasets.normalization import put_off
         from inference import backends
         from inference.predictor import Predictor
 
@@ -101,7 +102,8 @@ class Segmenter:
         builder.check_weights(Path(path).parent.parent)
         self.labels = builder.labels
         self.colors = pictures.color_table(self.labels, custom_color)
-        self._transforms = Compose(builder.val_transforms)
+        steps, self._normalization = put_off(builder.val_transforms)
+        self._transforms = Compose(steps)
         self.predictor = Predictor(backends.create(builder, path, backend, precision, cache), **options)
 
     @property
@@ -138,7 +140,11 @@ class Segmenter:
 
     def load_bgr(self, bgr: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
         """As `load`, of uint8 (H, W, 3) BGR, OpenCV's order."""
-        return bgr, self._transforms({'img': bgr.astype('float32')})
+        from datasets.normalization import compact_image
+
+        sample = self._transforms({'img': bgr.astype('float32')})
+        return bgr, {**sample, 'img': compact_image(sample['img'], self._normalization),
+                     'normalization': self._normalization}
 
 
 def _as_bgr(image: Input) -> np.ndarray:

@@ -1,12 +1,14 @@
 """Batches for training, from worker processes; an error in a worker names the file it was reading."""
+import functools
 import multiprocessing
+import multiprocessing.connection
 import os
 import signal
 import threading
 import time
 import traceback
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import cv2
@@ -16,10 +18,12 @@ from paddle.io.dataloader.collate import default_collate_fn
 
 from common import cli
 from common.errors import UserError, is_expected
+from datasets.normalization import Normalization
 from datasets.sampling import EpochStream
 
 HANG_SECONDS = 45.0  # waiting longer than this for one batch counts as a hang
 MAX_WORKERS = 8
+WORKER_ENDS = 2.0  # seconds to wait for the end of a worker whose end may be why that thread has failed
 READER_ENDS = 10.0  # seconds to wait for the end of Paddle's thread after it has shut its queue
 # How Paddle says that a worker has ended: its queue is shut, or SIGCHLD has come.
 WORKER_ENDED = ('Blocking queue is killed because the data reader raises an exception', 'DataLoader process (pid')
@@ -38,6 +42,9 @@ def training_batches(dataset: Any, stream: EpochStream, num_workers: int,
                      hang_seconds: float = HANG_SECONDS) -> Generator[dict[str, paddle.Tensor], None, None]:
     """Yield {'img': float32 (N, 3, H, W), 'label': int64 (N, H, W)} in the stream's order.
 
+    A dataset with the method `compact` has its samples come here and to the device as that gives them: 8 instead of
+    42 MB for 1024x2048 pixels. Normalisation and types are completed there.
+
     Raises UserError with the text of an expected error in a sample, or naming the files that were being read when a
     worker died or hung (kept the caller waiting for hang_seconds); RuntimeError with the traceback for a defect in a
     dataset or transform, or with its cause for one in Paddle's thread that collects the batches.
@@ -45,17 +52,21 @@ def training_batches(dataset: Any, stream: EpochStream, num_workers: int,
     if not hang_seconds > 0:
         raise UserError(f'options.loader_timeout: expected seconds above 0, found {hang_seconds}; correct the value')
     workers = _WorkerSamples(num_workers)
-    collate: Any = _collate  # Paddle's stub wants a function of a parameter named otherwise
+    normalization: Normalization | None = getattr(dataset, 'normalization', None)
+    collate: Any = functools.partial(_collate, normalization)
     loader = paddle.io.DataLoader(_ErrorsAsSamples(dataset, workers), batch_sampler=stream, collate_fn=collate,
                                   num_workers=num_workers, worker_init_fn=_start_worker)
     count = 0
     cause: Exception | None = None
+    batches: Iterator[Any] | None = None
     with _ReaderThread() as reader, workers.watch(hang_seconds):
-        # Before the fork: in a forked worker, OpenCV would wait for ever for threads that were not forked with it.
-        with _opencv_on_one_thread():
-            batches = reader.started(lambda: iter(loader))
         while True:
             try:
+                if batches is None:
+                    # Before the fork: in a forked worker, OpenCV would wait for ever for threads that were not forked
+                    # with it.
+                    with _opencv_on_one_thread(), workers.start():
+                        batches = reader.started(lambda: iter(loader))
                 with workers.waiting():
                     batch = next(batches, None)
             except (SystemError, RuntimeError, OSError) as error:
@@ -63,26 +74,34 @@ def training_batches(dataset: Any, stream: EpochStream, num_workers: int,
                     raise
                 # Without its traceback, whose frames would keep the workers, and with them this process, alive.
                 batch, cause = None, error.with_traceback(None)
-                if (failure := reader.failure()) is not None:
+                if (failure := reader.failure()) is not None and not workers.one_died():
                     raise RuntimeError(f'batch {count + 1}: the thread that collects the batches failed: '
                                        f'{type(failure).__name__}: {failure}') from failure
             if batch is None:
                 break
             if 'error' in batch:
                 raise (UserError if batch['expected'] else RuntimeError)(batch['error'])
-            yield batch
+            yield {**batch, 'label': batch['label'].astype('int64'),
+                   'img': normalization.on_device(batch['img']) if normalization else batch['img']}
             count += 1
     if count != len(stream):
-        files = [str(path) for index in workers.unfinished() for path in _files(dataset, index)]
-        raise UserError(f'batch {count + 1}: expected it from a data worker, found that one '
-                         f'{"hung and was ended" if workers.hung else "died"} while reading '
-                         f'{", ".join(files) or "(unknown)"}; check these files, the free memory and the room in '
-                         f'/dev/shm (docs/training.md), then continue with --resume auto'
+        ended = 'hung and was ended' if workers.hung else 'died'
+        raise UserError(f'batch {count + 1}: expected it from a data worker, found that one {ended} '
+                         f'{_where(dataset, workers)} the free memory and the room in /dev/shm (docs/training.md), '
+                         'then continue with --resume auto'
                          f'{_slow_disk(hang_seconds) if workers.hung else ""}') from cause
 
 
 def _slow_disk(hang_seconds: float) -> str:
     return f'; if only the disk is slow, raise options.loader_timeout above {hang_seconds:g} seconds'
+
+
+def _where(dataset: Any, workers: '_WorkerSamples') -> str:
+    """What a worker was doing when it ended, and what to check."""
+    files = [str(path) for index in workers.unfinished() for path in _files(dataset, index)]
+    if files:
+        return f'while reading {", ".join(files)}; check these files,'
+    return f'{"between two samples" if workers.all_have_begun() else "before its first sample"}; check'
 
 
 def _files(dataset: Any, index: Any) -> Sequence[str | None]:
@@ -91,11 +110,16 @@ def _files(dataset: Any, index: Any) -> Sequence[str | None]:
 
 
 class _WorkerSamples:
-    """The sample each worker is reading, in memory shared with the main process: (pid, epoch, index), pid 0 if idle."""
+    """What each worker reads, in memory shared with the main process: (pid, epoch, index, whether it is reading that).
+
+    A worker's pid is 0 before its first sample.
+    """
 
     def __init__(self, num_workers: int) -> None:
-        shared: Any = multiprocessing.RawArray('q', 3 * max(num_workers, 1))
-        self._slots = np.frombuffer(shared, np.int64).reshape(-1, 3)
+        shared: Any = multiprocessing.RawArray('q', 4 * max(num_workers, 1))
+        self._slots = np.frombuffer(shared, np.int64).reshape(-1, 4)
+        self.pids: set[int] = set()
+        self._processes: Sequence[Any] = ()
         self._since: float | None = None
         self.hung = False
 
@@ -104,13 +128,45 @@ class _WorkerSamples:
         """Around the reading of a sample, in a worker."""
         worker = paddle.io.get_worker_info()
         slot = self._slots[worker.id if worker else 0]
-        slot[:] = os.getpid(), *(index if isinstance(index, tuple) else (0, index))
+        slot[:] = os.getpid(), *(index if isinstance(index, tuple) else (0, index)), 1
         yield
-        slot[0] = 0
+        slot[3] = 0
 
     def unfinished(self) -> list[tuple[int, int]]:
         """(epoch, index) of every sample whose reading has begun but not ended."""
-        return [(int(epoch), int(index)) for pid, epoch, index in self._slots if pid]
+        return [(int(epoch), int(index)) for _, epoch, index, reading in self._slots if reading]
+
+    @contextmanager
+    def start(self) -> Iterator[None]:
+        """Around the start of the workers: the child processes that begin within."""
+        earlier = set(multiprocessing.active_children())
+        try:
+            yield
+        finally:
+            self._processes = [child for child in multiprocessing.active_children() if child not in earlier]
+            self.pids = {child.pid for child in self._processes}
+
+    def one_died(self) -> bool:
+        """Whether a worker has ended with an error, or does so now.
+
+        One that dies takes batches in /dev/shm along that it has sent already: then the thread that collects them fails
+        first, at a file that is no longer there.
+        """
+        sentinels = {process.sentinel: process for process in self._processes}
+        ended = [sentinels[found] for found in multiprocessing.connection.wait(list(sentinels), WORKER_ENDS)]
+        for process in ended:
+            process.join()  # a sentinel is ready a moment before the exit code is
+        return any(process.exitcode for process in ended)
+
+    def all_have_begun(self) -> bool:
+        return bool(self._slots[:, 0].all())
+
+    def _suspects(self) -> set[int]:
+        """Pids of the workers that are reading or have never begun, in a fork that went wrong for example; else of all.
+        """
+        reading = {int(pid) for pid, _, _, reading in self._slots if reading}
+        begun = {int(pid) for pid in self._slots[:, 0]}
+        return ((reading | (self.pids - begun)) or self.pids) - {os.getpid()}
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
@@ -128,9 +184,10 @@ class _WorkerSamples:
             while not done.wait(min(1, seconds / 4)):
                 since = self._since
                 if since is not None and time.monotonic() - since > seconds:
-                    for pid in {int(pid) for pid in self._slots[:, 0]} - {0, os.getpid()}:
+                    for pid in self._suspects():
                         self.hung = True
-                        os.kill(pid, signal.SIGKILL)
+                        with suppress(ProcessLookupError):
+                            os.kill(pid, signal.SIGKILL)
                     return
 
         threading.Thread(target=loop, daemon=True).start()
@@ -151,7 +208,7 @@ class _ErrorsAsSamples(paddle.io.Dataset):
     def __getitem__(self, index: int | tuple[int, int]) -> dict[str, Any]:
         with self.workers.reading(index):
             try:
-                return self.dataset[index]
+                return (self.dataset.compact if hasattr(self.dataset, 'compact') else self.dataset.__getitem__)(index)
             except Exception as error:
                 if is_expected(error):
                     return {'error': str(error), 'expected': 1}
@@ -161,13 +218,15 @@ class _ErrorsAsSamples(paddle.io.Dataset):
         return len(self.dataset)
 
 
-def _collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
+def _collate(normalization: Normalization | None, samples: list[dict[str, Any]]) -> dict[str, Any]:
     failed: list[dict[str, Any]] = [sample for sample in samples if 'error' in sample]
     shapes = {sample['img'].shape for sample in samples if 'img' in sample}
     if not failed and len(shapes) > 1:
         failed = [{'error': f'train_dataset.transforms: expected images of one size in a batch, found '
                             f'{sorted(shapes)}; end with RandomPaddingCrop or Resize', 'expected': 1}]
     if not failed:
+        if normalization and len({sample['img'].dtype for sample in samples}) > 1:  # some with integers, some without
+            samples = [{**sample, 'img': normalization.on_host(sample['img'])} for sample in samples]
         try:
             return default_collate_fn(samples)
         except Exception:  # raised, it would hang without workers

@@ -369,7 +369,7 @@ def test_coarse_samples_and_the_length_stay(cityscapes):
 def test_off_is_as_before(cityscapes, reads):
     operations = transforms()
     dataset = CityscapesAutolabeling(operations, cityscapes.root)
-    assert dataset.transforms.transforms is operations and len(operations) == 3
+    assert dataset.transforms.transforms == operations and len(operations) == 3
     assert [dataset.files(3, index) for index in range(4)] == dataset.file_list
     # For training only:
     assert len(CityscapesAutolabeling([], cityscapes.root, mode='val', class_uniform=0.5)) == 2

@@ -1,4 +1,6 @@
 """Maps as pictures: the values come back from the files, the colours are ordered, and predict.py writes them."""
+import os
+
 import cv2
 import numpy as np
 import pytest
@@ -103,3 +105,19 @@ def test_flags_that_do_not_fit_together(tiny, tmp_path, capsys, flags, text):
     flags = [flag.format(out=tmp_path / 'x') for flag in flags]
     assert run(predict.main, '--config', config, '--model_path', weights, *flags) == 1
     assert text in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('flags', [['--image_path', '{toy}/leftImg8bit/val', '--save_dir', '{out}/new'],
+                                   ['--image_path', '{out}/drive.mp4', '--save_dir', '{out}'],
+                                   ['--submission', '{out}/x.zip']], ids=['images', 'video', 'submission'])
+def test_a_read_only_folder_is_told_before_the_work(tiny, toy, tmp_path, monkeypatch, capsys, flags):
+    config, weights = tiny
+    (tmp_path / 'drive.mp4').write_bytes(b'')
+    allowed = os.access  # the tests may run as root, who may write everywhere
+    monkeypatch.setattr(os, 'access', lambda path, mode: os.fspath(path) != str(tmp_path) and allowed(path, mode))
+    monkeypatch.setattr(backends, 'create', None)
+    flags = [flag.format(toy=toy, out=tmp_path) for flag in flags]
+    assert run(predict.main, '--config', config, '--model_path', weights, *flags) == 1
+    line, = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith(f'error: {tmp_path}') and 'expected a folder to write results into, found one with' in line
+    assert [path.name for path in tmp_path.iterdir()] == ['drive.mp4']

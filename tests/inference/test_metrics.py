@@ -1,8 +1,10 @@
 """Scores against the official evaluation code and against numbers worked by hand."""
 import numpy as np
 import paddle
+import paddleseg.transforms as T
 import pytest
 
+from datasets.cityscapes_autolabeling import CityscapesAutolabeling
 from inference import metrics
 from inference.evaluator import evaluate
 from inference.predictor import Predictor
@@ -74,15 +76,17 @@ def test_a_prediction_of_another_size_is_refused():
         metrics.confusion_matrix(np.zeros([2, 2], int), np.zeros([2, 3], int), 2, 255)
 
 
+@pytest.mark.parametrize('ignore_index', [255, 2])  # 2 is one of the classes
 @pytest.mark.parametrize('size', [1, 100, 257])
-def test_counting_on_a_device_gives_the_same_integers(monkeypatch, size):
+def test_counting_on_a_device_gives_the_same_integers(monkeypatch, size, ignore_index):
     monkeypatch.setattr(metrics, 'STRIP', 100)
     rng = np.random.default_rng(size)
     label = rng.integers(0, 5, [size, 3])
     label[rng.random(label.shape) < 0.3] = 255
     prediction = rng.integers(0, 5, label.shape).astype(np.uint8)
-    found = metrics.confusion_on_device(paddle.to_tensor(label), paddle.to_tensor(prediction), 5, 255)
-    np.testing.assert_array_equal(found.numpy(), metrics.confusion_matrix(label, prediction, 5, 255))
+    found = metrics.confusion_on_device(paddle.to_tensor(label), paddle.to_tensor(prediction), 5, ignore_index)
+    label[label == 255] = ignore_index  # in no class, too
+    np.testing.assert_array_equal(found.numpy(), metrics.confusion_matrix(label, prediction, 5, ignore_index))
 
 
 def test_a_gpu_counts_where_it_predicts(monkeypatch):
@@ -106,3 +110,27 @@ def test_a_gpu_counts_where_it_predicts(monkeypatch):
     found = evaluate(predictor, Data())
     np.testing.assert_array_equal(found['matrix'], expected['matrix'])
     assert found['matrix'].dtype == np.int64 and found['miou'] == expected['miou']
+
+
+@pytest.mark.parametrize('size, uploads', [(None, ['uint8', 'uint8']), ((50, 30), ['uint8', 'float32'])])
+@pytest.mark.parametrize('num_workers', [0, 2])
+def test_images_go_to_a_gpu_in_8_bits(toy, monkeypatch, num_workers, size, uploads):
+    """The path of a GPU, run on a CPU, on a real dataset: labels and, where they still have integers, images."""
+    transforms = ([T.Resize(size)] if size else []) + [T.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])]
+    dataset = CityscapesAutolabeling(transforms, str(toy), 'val')
+    paddle.seed(0)
+    network = paddle.nn.Conv2D(3, 19, 3, padding=1)
+    predictor = Predictor(lambda x: [network(x)])
+    expected = evaluate(predictor, dataset, num_workers)
+    monkeypatch.setattr(paddle, 'get_device', lambda: 'gpu:0')
+    sent, original = [], paddle.to_tensor
+
+    def to_tensor(data, *args, **kwargs):
+        if isinstance(data, np.ndarray) and data.ndim > 1:
+            sent.append(data.dtype.name)
+        return original(data, *args, **kwargs)
+
+    monkeypatch.setattr(paddle, 'to_tensor', to_tensor)
+    found = evaluate(predictor, dataset, num_workers)
+    np.testing.assert_array_equal(found['matrix'], expected['matrix'])
+    assert found['matrix'].sum() > 10000 and sent == uploads * 3

@@ -156,10 +156,11 @@ def test_a_good_machine_has_no_problems(facts):
 
 
 @pytest.mark.parametrize('facts, expected', [
-    (replace(GOOD, shm_free=64 * MB), '/dev/shm: 401 MiB expected for the data workers (1 process(es) x 10 samples x '
-                                      '40 MiB), 64 MiB free; start the container with --shm-size=1g, or use fewer '
+    (replace(GOOD, shm_free=64 * MB), '/dev/shm: 88 MiB expected for the data workers (1 process(es) x 11 samples x '
+                                      '8 MiB), 64 MiB free; start the container with --shm-size=1g, or use fewer '
                                       '--num_workers'),
-    (replace(GOOD, shm_free=1 * GB, gpus=8), '--shm-size=6g'),
+    (replace(GOOD, shm_free=64 * MB, gpus=8), '704 MiB expected for the data workers (8 process(es) x 11 samples'),
+    (replace(GOOD, shm_free=64 * MB, gpus=24), '--shm-size=4g'),
     (replace(GOOD, paddle='2.6.2', cuda='11.8', architectures=(61, 70, 75, 80, 86), cards=[
         replace(A100, name='NVIDIA H100', capability=90)]),
      'NVIDIA H100 is sm_90, but Paddle 2.6.2 (CUDA 11.8) has code for sm_61, sm_70, sm_75, sm_80, sm_86 only ("no '

@@ -61,6 +61,11 @@ def die():
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def bus_error():
+    """What writing into a full /dev/shm ends in; Paddle's handler removes what the worker has there, and exits."""
+    os.kill(os.getpid(), signal.SIGBUS)
+
+
 def hang():
     time.sleep(10 * PATIENCE)
 
@@ -88,12 +93,41 @@ def test_errors_of_a_sample(num_workers, capfd):
     assert 'Traceback' not in capfd.readouterr().err
 
 
-@pytest.mark.parametrize('fault, word, seconds', [(die, 'died', 10 * PATIENCE), (hang, 'hung and was ended', 4)])
+@pytest.mark.parametrize('fault, word, seconds', [(die, 'died', 10 * PATIENCE), (bus_error, 'died', 10 * PATIENCE),
+                                                  (hang, 'hung and was ended', 4)])
 def test_a_worker_that_dies_or_hangs_is_reported_with_its_file(fault, word, seconds):
     start = time.monotonic()
     with pytest.raises(ValueError, match=f'{word} while reading .*/data/image_5.png, /data/label_5.png'):
         read_all(fault, hang_seconds=seconds)
     assert time.monotonic() - start < PATIENCE
+
+
+@pytest.mark.parametrize('act, word', [(hang, 'hung and was ended'), (die, 'died'), (bus_error, 'died')])
+@pytest.mark.parametrize('where', ['before its first sample', 'between two samples'])
+def test_a_worker_that_fails_while_it_reads_nothing(monkeypatch, act, word, where):
+    original = loader._start_worker if where.startswith('before') else loader._collate
+
+    def faulty(*arguments):
+        if where.startswith('between') or arguments == (1,):  # of the two workers, the second one
+            time.sleep(2)  # Paddle 2.6 may raise at any line while it starts its workers
+            act()
+        return original(*arguments)
+
+    monkeypatch.setattr(loader, original.__name__, faulty)
+    start = time.monotonic()
+    with pytest.raises(UserError, match=rf'^batch \d: .* found that one {word} {where}; check the free memory'):
+        read_all(hang_seconds=3 if act is hang else 10 * PATIENCE)
+    assert time.monotonic() - start < PATIENCE
+
+
+def test_who_is_suspected():
+    """Who reads or has never begun; only where nobody does, all."""
+    workers = loader._WorkerSamples(3)
+    workers.pids = {11, 12, 13}
+    workers._slots[:] = [[11, 4, 5, 0], [0, 0, 0, 0], [13, 4, 6, 1]]
+    assert workers.unfinished() == [(4, 6)] and workers._suspects() == {12, 13} and not workers.all_have_begun()
+    workers._slots[:] = [[11, 4, 5, 0], [12, 4, 7, 0], [13, 4, 6, 0]]
+    assert workers.unfinished() == [] and workers._suspects() == {11, 12, 13} and workers.all_have_begun()
 
 
 def test_a_hang_names_the_option_for_slow_disks():
@@ -111,7 +145,7 @@ def test_samples_that_do_not_fit_together(monkeypatch, num_workers):
 
 
 def test_a_failure_of_the_reader_thread_is_not_taken_for_a_dead_worker(monkeypatch, capfd):
-    def broken(_):
+    def broken(*_):
         raise ZeroDivisionError('CUDA error 700')
 
     monkeypatch.setattr(loader, '_collate', broken)
@@ -171,3 +205,10 @@ def test_workers_do_not_start_threads_of_opencv():
     dataset = Threads()
     for batch in training_batches(dataset, EpochStream(dataset, 2, 4, seed=1), 1):
         assert batch['label'].numpy().max() == 1
+
+
+def test_a_batch_that_a_dying_worker_took_along_is_not_a_failure_of_the_reader_thread(monkeypatch):
+    """The order that a bus error may bring: the thread misses a file, and then the worker's end is seen."""
+    monkeypatch.setattr(loader._ReaderThread, 'failure', lambda _: RuntimeError('open failed'))
+    with pytest.raises(UserError, match='found that one died while reading /data/image_5.png'):
+        read_all(die)

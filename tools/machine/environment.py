@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 GB, MB = 1 << 30, 1 << 20
-SAMPLE = 42e6  # bytes of a sample of 1024x2048 in shared memory: float32 image, int64 labels
-SAMPLES = 10  # per process: five workers, two batches of one image each
+SAMPLE = 1024 * 2048 * 4  # bytes of a sample in shared memory: image and labels in 8 bits (datasets.normalization)
+SAMPLES = 11  # per process: two batches of one image for each of five workers, and the one in use
 CHECKPOINTS = 4 * GB  # five of HRNet-W48 with its momentum, and the best model
 LEAST_MEMORY = 4 * GB  # HRNet-W48 with its optimizer and a step of a small crop on a CPU
 OPEN_FILES = 1024

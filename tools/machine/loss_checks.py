@@ -80,8 +80,8 @@ def compared(name: str, found: tuple[float, np.ndarray], expected: tuple[float, 
         Row]:
     """Rows for the value and for the gradient."""
     off = abs(found[0] - expected[0]) / max(abs(expected[0]), 1e-30)
-    yield judged(f'{name}: loss', off <= limit, f'{expected[0]:.7f} within {limit:.0e}', f'{found[0]:.7f}',
-                 data={'off': off, 'allowed': limit})
+    yield judged(f'{name}: loss', off <= limit, f'{expected[0]:.7f} within {limit * abs(expected[0]):.0e}',
+                 f'{found[0]:.7f}', data={'off': off, 'allowed': limit})
     scale = max(float(np.abs(expected[1]).max()), 1e-30)
     off = float(np.abs(found[1] - expected[1]).max()) / scale
     yield judged(f'{name}: gradient', bool(off <= limit), f'off by at most {limit:.0e}', f'off by {off:.0e}',

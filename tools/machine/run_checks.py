@@ -92,7 +92,7 @@ def exchange(settings: Settings, kind: str) -> None:
 
     loss, gradient = run(images)
     if world == 1:
-        others = [run(networks.disturbed(images, seed)) for seed in range(2)]
+        others = list(networks.disturbances(run, model, images, 4))
         np.savez(folder / ONE.format(kind), loss=loss, gradient=gradient,
                  condition_loss=max(abs(other - loss) / abs(loss) for other, _ in others),
                  condition=max(networks.in_norm(other, gradient) for _, other in others))
@@ -144,8 +144,8 @@ def _compared(settings: Settings, kind: str, name: str, seconds: float) -> Itera
     with np.load(folder / ONE.format(kind)) as one, np.load(folder / SEVERAL.format(kind)) as several:
         precision = 'fp32' if settings.device == 'cpu' else 'tf32'
         expected, found = float(one['loss']), float(several['loss'])
-        limit = networks.allowed(float(one['condition_loss']), precision)
-        yield judged(f'{name}: loss', abs(found - expected) <= limit * abs(expected),
+        limit = networks.allowed(float(one['condition_loss']), precision) * abs(expected)
+        yield judged(f'{name}: loss', abs(found - expected) <= limit,
                      f'{expected:.6f} within {limit:.0e}', f'{found:.6f}', data={'start_and_run_s': seconds})
         off = networks.in_norm(several['gradient'], one['gradient'])
         limit = networks.allowed(float(one['condition']), precision)
