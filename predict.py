@@ -20,6 +20,7 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
                       help="predict the test split of the config's dataset for the Cityscapes server, into this file")
     parser.add_argument('--save_dir', default='output/result', help='folder of the predictions')
     parser.add_argument('--skip_existing', action='store_true', help='skip images that already have their predictions')
+    parser.add_argument('--report', metavar='DIR', help='a page with charts and pictures of every image')
     parser.add_argument('--custom_color', nargs='+', type=int, metavar='RGB', help='R G B of every class, 0-255')
     parser.add_argument('--save_confidence', action='store_true', help='the probability of the predicted class')
     parser.add_argument('--save_entropy', action='store_true', help='the entropy of the probabilities, 0-1')
@@ -43,6 +44,7 @@ def main(argv: Sequence[str]) -> int | None:
     from common.model_zoo import local_weights
     from inference import video
     from inference.folder import Pictures
+    from inference.report.report import ReportWriter, facts
     from inference.segmenter import Segmenter
     from inference.submission import Submission
     from inference.video_prediction import VideoPrediction
@@ -53,13 +55,15 @@ def main(argv: Sequence[str]) -> int | None:
     flags.check_writable(args.save_dir if args.submission is None else Path(args.submission).parent)
     maps = [kind for kind in MAPS if vars(args)[f'save_{kind}']]
     is_video = args.submission is None and video.is_video(args.image_path)
-    if maps and (is_video or args.submission):
-        raise UserError(f'--save_{maps[0]}: expected images in --image_path, found none; leave it out')
+    asked = [*(f'--save_{kind}' for kind in maps), *(['--report'] if args.report else [])]
+    if asked and (is_video or args.submission):
+        raise UserError(f'{asked[0]}: expected images in --image_path, found none; leave it out')
     if not is_video and (args.every != 1 or args.temporal_smoothing):
         raise UserError('--every, --temporal_smoothing: expected a video in --image_path, found none; leave them out')
+    page = ReportWriter(args.report) if args.report else None
     work: Pictures | Submission | VideoPrediction | None = None
     if args.submission is None and not is_video:
-        work = Pictures(args.image_path, args.save_dir, maps, args.skip_existing)
+        work = Pictures(args.image_path, args.save_dir, maps, args.skip_existing, page)
     weights = local_weights(args.model_path)
     config = Config(args.config, args.opts, with_pretrained=False)
     builder = Builder(config)
@@ -75,6 +79,9 @@ def main(argv: Sequence[str]) -> int | None:
     segmenter = Segmenter(builder, weights, custom_color=args.custom_color, **flags.segmenter_options(args))
     failed, done = work.run(segmenter, args.num_workers)
     logger.info(done)
+    if page:
+        page.finish(f'Predictions of {Path(args.config).stem}',
+                    facts(args, config, segmenter.predictor, args.image_path))
     rank = paddle.distributed.get_rank()
     for line in failed if rank == 0 else ():
         print(f'error: {line}', file=sys.stderr, flush=True)

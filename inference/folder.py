@@ -1,6 +1,7 @@
 """Many images with a Segmenter: read ahead, shared among processes, with a line for each that fails."""
 import os
 from collections.abc import Callable, Collection, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from inference import map_pictures, pictures
 from inference.maps import Maps
 from inference.prefetch import prefetch
 from inference.processes import gather
+from inference.report.report import ReportWriter
 from inference.segmenter import Segmenter
 
 Item = tuple[Path, Any]  # an image, and what its predictions are called
@@ -37,9 +39,8 @@ def predict_each(segmenter: Segmenter, items: Sequence[Item], consume: Consume, 
                                             total=len(items), desc='predict', unit='image',
                                             disable=True if rank else None):
         if error is None:
-            image, compact = loaded
+            image, sample = loaded
             try:
-                sample = segmenter.upload(compact)
                 maps = predict.maps(sample) if with_maps else None
                 consume(name, image, predict(sample) if maps is None else maps.classes, maps)
                 succeeded += 1
@@ -58,12 +59,16 @@ class Pictures:
     """The predictions of an image, a folder or a list as pictures in save_dir.
 
     kinds: of inference.map_pictures.KINDS, to be saved as well. skip_existing: only images that have not all of them.
+    page: shows all images, too.
     """
 
     def __init__(self, image_path: str, save_dir: str | os.PathLike, kinds: Collection[str] = (),
-                 skip_existing: bool = False) -> None:
-        self.save_dir, self.kinds, self.skip_existing = save_dir, kinds, skip_existing
-        self.images = pictures.find_inputs(image_path, exclude=save_dir)
+                 skip_existing: bool = False, page: ReportWriter | None = None) -> None:
+        self.save_dir, self.kinds, self.skip_existing, self.page = save_dir, kinds, skip_existing, page
+        if page and skip_existing:
+            raise UserError('--report: expected every image to be predicted, found --skip_existing; leave one of them '
+                            'out')
+        self.images = pictures.find_inputs(image_path, exclude=[save_dir, page.path if page else None])
 
     def run(self, segmenter: Segmenter, num_workers: int) -> tuple[list[str], str]:
         """(a line for each image that failed, a line that says what was done), of all processes."""
@@ -75,8 +80,15 @@ class Pictures:
             more = map_pictures.folders(self.kinds, segmenter.scales)
             todo = [item for item in todo if not pictures.is_written(self.save_dir, item[1], more)]
         count = sum(gather(len(todo)))
-        with pictures.Writer(self.save_dir, segmenter.colors, self.kinds) as writer:
-            failed = predict_each(segmenter, todo, writer.write, num_workers, bool(self.kinds))
+        place = {name: i for i, (_, name) in enumerate(self.images)}
+        page = self.page and self.page.start(segmenter.labels, segmenter.colors, num_workers)
+        with pictures.Writer(self.save_dir, segmenter.colors, self.kinds) as writer, page or nullcontext():
+            def consume(name: Path, image: np.ndarray, train_ids: np.ndarray, maps: Maps | None) -> None:
+                if page and maps is not None:
+                    page.add(place[name], name.as_posix(), image, maps)
+                writer.write(name, image, train_ids, maps)
+
+            failed = predict_each(segmenter, todo, consume, num_workers, bool(self.kinds or self.page))
         failed = sum(gather(failed), [])
         done = f'predicted {count - len(failed)} of {count} images'
         if count < len(self.images):

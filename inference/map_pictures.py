@@ -32,10 +32,10 @@ def pictures(maps: Maps, kinds: Collection[str]) -> dict[str, bytes]:
     values = {kind: getattr(maps, kind) for kind in ('confidence', 'entropy') if kind in kinds}
     if 'attention' in kinds:
         values.update({f'attention_{scale:g}': weight for scale, weight in maps.attention.items()})
-    found = {folder: palette_png(np.rint(255 * value.clip(0, 1)).astype(np.uint8), _palette(256))
+    found = {folder: palette_png(np.rint(255 * value.clip(0, 1)).astype(np.uint8), palette(256))
              for folder, value in values.items()}
     if 'attention' in kinds:
-        found[DECIDING] = palette_png(deciding_scale(maps), _palette(len(maps.attention)))
+        found[DECIDING] = palette_png(deciding_scale(maps), palette(len(maps.attention)))
     return found
 
 
@@ -53,7 +53,7 @@ def palette_png(indices: np.ndarray, palette: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def _palette(count: int) -> np.ndarray:
+def palette(count: int) -> np.ndarray:
     """uint8 (count, 3) RGB, evenly spaced from dark to bright."""
     steps = np.linspace(0, 255, count).round().astype(np.uint8)
     return cv2.applyColorMap(steps[:, None], COLORS)[:, 0, ::-1]

@@ -2,9 +2,8 @@
 from __future__ import annotations  # inference.maps imports Paddle, which the users of this module do not need
 
 import os
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Collection, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +15,7 @@ from common.errors import FileError, UserError
 from datasets import reading
 from datasets.labels import LabelSet
 from inference import map_pictures
+from inference.background import Background
 from inference.map_pictures import palette_png
 
 if TYPE_CHECKING:
@@ -25,19 +25,19 @@ FOLDERS = ('pseudo_color_prediction', 'added_prediction')  # of train ids as a p
 IMAGE_SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp')
 
 
-def find_inputs(path: str | os.PathLike, exclude: str | os.PathLike | None = None,
+def find_inputs(path: str | os.PathLike, exclude: Sequence[str | os.PathLike | None] = (),
                 flag: str = '--image_path') -> list[tuple[Path, Path]]:
     """[(image, relative output path without suffix)] of an image, a folder (searched recursively) or a list file.
 
-    A list file (.txt, .lst) has one image per line, relative to the list or absolute. `exclude` is a folder that is
-    not searched (earlier predictions). Images whose outputs would have the same name keep their suffix in it.
+    A list file (.txt, .lst) has one image per line, relative to the list or absolute. `exclude` are folders that
+    are not searched (earlier predictions). Images whose outputs would have the same name keep their suffix in it.
     UserError or FileError with one line that names `flag` if there are no images.
     """
     path = Path(path)
     if path.is_dir():
-        excluded = Path(exclude).resolve() if exclude else None
+        excluded = {Path(folder).resolve() for folder in exclude if folder}
         images = sorted(p for p in path.rglob('*') if p.is_file() and p.suffix.lower() in IMAGE_SUFFIXES
-                        and excluded not in p.resolve().parents)
+                        and excluded.isdisjoint(p.resolve().parents))
         outputs = [p.relative_to(path) for p in images]
     elif path.suffix.lower() in ('.txt', '.lst', '.list'):
         images = [path.parent / line.strip() for line in path.read_text().splitlines() if line.strip()]
@@ -87,31 +87,16 @@ def write_prediction(save_dir: str | os.PathLike, name: str | os.PathLike, image
     write_atomically(ids, palette_png(train_ids, colors))
 
 
-class Writer:
-    """write_prediction in a thread, while the next image is predicted; at most two images wait.
-
-    A context manager: at its end everything is written. A failed write raises its error in a later call or at the end.
-    """
+class Writer(Background):
+    """write_prediction in a thread, while the next image is predicted."""
 
     def __init__(self, save_dir: str | os.PathLike, colors: np.ndarray, kinds: Collection[str] = ()) -> None:
+        super().__init__()
         self._save_dir, self._colors, self._kinds = save_dir, colors, kinds
-        self._waiting: deque[Future[None]] = deque()
-        self._pool = ThreadPoolExecutor(1)
 
     def write(self, name: str | os.PathLike, image: np.ndarray, train_ids: np.ndarray,
               maps: Maps | None = None) -> None:
-        self._waiting.append(self._pool.submit(write_prediction, self._save_dir, name, image, train_ids, self._colors,
-                                               maps, self._kinds))
-        while len(self._waiting) > 2:
-            self._waiting.popleft().result()
-
-    def __enter__(self) -> Writer:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._pool.shutdown(cancel_futures=kind is not None)
-        for future in self._waiting if kind is None else ():
-            future.result()
+        self.submit(write_prediction, self._save_dir, name, image, train_ids, self._colors, maps, self._kinds)
 
 
 def color_table(labels: LabelSet, custom: Sequence[int] | None = None) -> np.ndarray:

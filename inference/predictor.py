@@ -91,7 +91,8 @@ class Predictor:
     def __call__(self, sample: Mapping[str, Any]) -> np.ndarray:
         """A sample {'img': float32 (3, h, w), 'trans_info': ...} -> uint8 (H, W) train ids at the original size.
 
-        'img' is an array or a tensor, which stays where it is. UserError if the logits are not finite.
+        'img' is an array, or a tensor, which stays where it is. With 'normalization', of datasets.normalization, it is
+        what that has made compact. UserError if the logits are not finite.
         """
         logits = self.original_logits(sample)
         maps.check_finite(logits)
@@ -107,7 +108,7 @@ class Predictor:
         """A sample as of __call__ -> float32 (1, K, H, W) at the original size."""
         image = sample['img']
         if not isinstance(image, paddle.Tensor):
-            image = paddle.to_tensor(np.asarray(image))
+            image = uploaded(sample, sample.get('normalization'))['img']
         logits = self.logits(image.unsqueeze(0))
         return restore_size(logits, sample.get('trans_info', ()))
 

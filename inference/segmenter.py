@@ -91,7 +91,7 @@ class Segmenter:
         from common.model_zoo import local_weights
         from datasets.normalization import put_off
         from inference import backends
-        from inference.predictor import Predictor, uploaded
+        from inference.predictor import Predictor
 
         options = flags.predictor_options({
             'aug': True, 'scales': scales, 'flip_horizontal': flip_horizontal, 'flip_vertical': flip_vertical,
@@ -103,7 +103,7 @@ class Segmenter:
         self.labels = builder.labels
         self.colors = pictures.color_table(self.labels, custom_color)
         steps, self._normalization = put_off(builder.val_transforms)
-        self._transforms, self._uploaded = Compose(steps), uploaded
+        self._transforms = Compose(steps)
         self.predictor = Predictor(backends.create(builder, path, backend, precision, cache), **options)
 
     @property
@@ -128,14 +128,14 @@ class Segmenter:
                 raise error
             bgr, sample = loaded
             try:
-                maps = self.predictor.maps(self.upload(sample))
+                maps = self.predictor.maps(sample)
             except UserError as fault:
                 name = f'image {i}' if isinstance(image, (Image.Image, np.ndarray)) else os.fspath(image)
                 raise UserError(f'{name}: {fault}') from fault
             yield Segmentation(np.ascontiguousarray(bgr[..., ::-1]), maps, self.labels, self.colors)
 
     def load(self, image: Input) -> tuple[np.ndarray, dict[str, Any]]:
-        """(uint8 (H, W, 3) BGR, what `upload` takes) of an image; can run in threads."""
+        """(uint8 (H, W, 3) BGR, the sample that Predictor takes) of an image; can run in threads."""
         return self.load_bgr(_as_bgr(image))
 
     def load_bgr(self, bgr: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
@@ -143,11 +143,8 @@ class Segmenter:
         from datasets.normalization import compact_image
 
         sample = self._transforms({'img': bgr.astype('float32')})
-        return bgr, {**sample, 'img': compact_image(sample['img'], self._normalization)}
-
-    def upload(self, sample: dict[str, Any]) -> dict[str, Any]:
-        """The sample of `load` as Predictor takes it: on the device, normalised there."""
-        return self._uploaded(sample, self._normalization)
+        return bgr, {**sample, 'img': compact_image(sample['img'], self._normalization),
+                     'normalization': self._normalization}
 
 
 def _as_bgr(image: Input) -> np.ndarray:

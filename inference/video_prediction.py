@@ -125,7 +125,7 @@ class VideoPrediction:
                     raise error
                 image, sample = loaded
                 if sample is not None:
-                    logits = self.smoothing(segmenter.predictor.original_logits(segmenter.upload(sample)))
+                    logits = self.smoothing(segmenter.predictor.original_logits(sample))
                     try:
                         maps.check_finite(logits)
                     except UserError as fault:
