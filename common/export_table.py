@@ -20,5 +20,6 @@ FORMATS = {
     'onnx': Format('inference.export.onnx_file', ('onnx',), ('fp32', 'fp16')),
     'openvino': Format('inference.export.openvino_file', ('onnx', 'openvino'), ('fp32', 'fp16')),
     'paddle': Format('inference.export.paddle_file', (), ('fp32',), 'int32'),
+    'tflite': Format('inference.export.tflite_file', ('onnx',), ('fp32', 'fp16')),
 }
 PRECISIONS = tuple(dict.fromkeys(precision for format in FORMATS.values() for precision in format.precisions))
