@@ -234,6 +234,7 @@ ENTRIES = {
     'resume optimizer': ['train.py', '--save_dir', '{tmp}/run', '--resume_model', '{tmp}/iter_1/model.pdopt'],
     'resume averages': ['train.py', '--save_dir', '{tmp}/run', '--resume_model', '{tmp}/iter_1/ema_model.pdparams',
                         '--opts', 'options.ema=0.9'],
+    'export': ['export.py', '--save_dir', '{tmp}/out', '--model_path', '{file}'],
     'convert': ['tools/convert_weights.py', '{file}', '{tmp}/out.pdparams'],
     'model of PaddleSeg': ['train.py', '--config', '{tmp}/model.yml', '--save_dir', '{tmp}/run'],
     'backbone of PaddleSeg': ['train.py', '--config', '{tmp}/backbone.yml', '--save_dir', '{tmp}/run'],
