@@ -38,7 +38,7 @@ NEEDS = {
     'python -m benchmarks.': 'minutes to hours',
     'python tools/check_machine.py': 'minutes; tests/tools/test_check_machine.py',
     'python tools/convert_weights.py': 'weights of HRNet-W48; tests/tools/test_convert_weights.py',
-    'python val.py --config configs/nvidia': "NVIDIA's weights; tests/models/test_weight_names.py",
+    'python val.py --config configs/nvidia_hrnet_ocr_mscale.yml': "NVIDIA's weights; tests/models/test_weight_names.py",
     'python3 -m venv': 'installs; done by make setup',
     '. .venv/bin/activate': 'installs; done by make setup',
     'pip': 'the network',
@@ -309,6 +309,10 @@ def sandbox(tmp_path, monkeypatch):
         (tmp_path / folder).mkdir()
         for i in range(6):
             cv2.imwrite(f'{folder}/{i}.png', rng.integers(0, top, shape, np.uint8))
+    drive = cv2.VideoWriter('drive.mp4', cv2.VideoWriter_fourcc(*'mp4v'), 10, (96, 64))
+    for _ in range(3):
+        drive.write(rng.integers(0, 256, [64, 96, 3], np.uint8))
+    drive.release()
     (tmp_path / 'classes.yml').write_text('0: road\n1: car\n')
     (tmp_path / 'saved_model').mkdir()
     model = Builder(Config(recipe)).model
@@ -354,5 +358,6 @@ def test_commands_run(sandbox, monkeypatch, capfd):
                  'output/toy/best_model/model.pdparams', 'output/mine/dataset.yml', 'output/unattended/run.json',
                  'data/cityscapes/refinement_final/train_extra/autolabel.json',
                  'saved_model/evaluation_mscale_ocr_cityscapes_autolabel_mapillary_ms_val_flip.json',
-                 'output/result/added_prediction/1.png'):
+                 'output/result/added_prediction/1.png', 'output/result/added_prediction/drive.mp4',
+                 'output/submission.zip'):
         assert (sandbox / path).is_file(), f'{path}: expected the commands of the documentation to leave it'

@@ -27,6 +27,7 @@ PADDLES_OWN = {
     'training/gradient_step.py': {'_BatchNormBase', '_mean', '_variance', '_epsilon', '_use_global_stats'},
     'training/trainer.py': {'_learning_rate'},
 }
+NAMED_TUPLES = {'_replace', '_asdict', '_fields'}  # public methods, underscored to leave names to the fields
 FILES = sorted(p for p in ROOT.rglob('*.py')
                if not any(part.startswith('.') or part in ('data', 'output') for part in p.relative_to(ROOT).parts))
 
@@ -108,7 +109,7 @@ def _private_reads(tree):
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and node.attr.startswith('_') and not node.attr.startswith('__'):
             owner = node.value.id if isinstance(node.value, ast.Name) else ''
-            if owner not in {'self', 'cls', *standard} and node.attr not in own:
+            if owner not in {'self', 'cls', *standard} and node.attr not in own | NAMED_TUPLES:
                 yield node.lineno, node.attr
 
 

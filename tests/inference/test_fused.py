@@ -144,11 +144,15 @@ def test_object_context_as_a_mix_of_vectors(model, executor):
     close(attention, model.scale_attn(ocr), conditions[1])
 
 
+@pytest.mark.parametrize('tall', [False, True])
 @pytest.mark.parametrize('shape,above,size', [((24, 32), (96, 128), (48, 64)), ((19, 27), (75, 105), (50, 70)),
                                               ((10, 12), (40, 48), (40, 48)), ((10, 12), (40, 48), (20, 60))])
-def test_enlarging_and_shrinking_without_the_large_image(monkeypatch, shape, above, size):
+def test_enlarging_and_shrinking_without_the_large_image(monkeypatch, shape, above, size, tall):
     monkeypatch.setattr(fused_network, 'CHUNK', 5 * K * above[1])  # five rows at a time
     x = paddle.to_tensor(fill.image(5, [1, K, 32, 32])[:, :, :shape[0], :shape[1]])
+    if tall:
+        monkeypatch.setattr(fused_network, 'MATRIX', 0)
+        monkeypatch.setattr(fused_network, 'TALL', 7)
     close(fused_network.resize_via(x, above, size), enlarged(enlarged(x, above), size),
           # from the enlarged image its positions are so many times larger, and its neighbours so many times closer
           floor=rounding.of_sum(8) + rounding.of_positions(max(shape), max(shape)))
@@ -174,15 +178,6 @@ def test_the_whole_equals_the_plain_network(model, executor, scales, strip):
     close(found, expected, sensitivity(of_network(lambda x: model.hierarchy(x, scales)), image, trials=2))
     assert (found.argmax(1) == expected.argmax(1)).astype('float32').mean() > 0.999
     assert len(np.unique(expected.argmax(1))) > 2, 'the comparison must have something to compare'
-
-
-def test_attention_map(model, executor):
-    image = fill.image(7, [1, 3, 75, 106])
-    x = paddle.to_tensor(image)
-    condition = sensitivity(of_network(lambda x: model.attention_map(x, 0.5)), image)
-    network = FusedNetwork(executor, [0.5, 1.0], memory.footprint(model))
-    with paddle.no_grad():
-        close(network.attention_map(x, 0.5), model.attention_map(x, 0.5), condition)
 
 
 def test_the_model_itself_is_left_alone(model):
