@@ -82,7 +82,8 @@ def training_batches(dataset: Any, stream: EpochStream, num_workers: int,
             if 'error' in batch:
                 raise (UserError if batch['expected'] else RuntimeError)(batch['error'])
             count += 1
-            if batches is not None and count == len(stream):  # Paddle ends its workers when it is asked for more than there is
+            if batches is not None and count == len(stream):
+                # Paddle ends its workers when it is asked for more than there is.
                 with workers.waiting(), suppress(SystemError, RuntimeError, OSError):
                     next(batches, None)
             yield {**batch, 'label': batch['label'].astype('int64'),
