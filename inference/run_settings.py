@@ -37,11 +37,11 @@ def difference(old: Any, new: Any) -> str:
 
 
 def _flat(value: Any, key: str = '') -> dict[str, Any]:
-    """{'a.b.0': leaf} of nested mappings and lists."""
+    """{'a.b.0': leaf} of nested mappings and lists; an empty one is a leaf."""
     items: Iterable[tuple[Any, Any]]
-    if isinstance(value, dict):
+    if isinstance(value, dict) and value:
         items = value.items()
-    elif isinstance(value, list):
+    elif isinstance(value, list) and value:
         items = enumerate(value)
     else:
         return {key: value}
