@@ -108,7 +108,8 @@ def facts(args: argparse.Namespace, config: Config, predict: Predictor, images: 
     found = [('Weights', args.model_path), ('Config', args.config), ('Options', ' '.join(args.opts)),
              ('Images', images),
              ('Network', f'scales {", ".join(map(str, config.model_cfg.get("n_scales") or ["1"]))}'),
-             ('Test time', ', '.join(test_time)), ('Computed by', f'{backends.name_of(predict.model)}, {args.precision}'),
+             ('Test time', ', '.join(test_time)),
+             ('Computed by', f'{backends.name_of(predict.model)}, {args.precision}'),
              ('Written', time.strftime('%Y-%m-%d %H:%M'))]
     return [(name, str(value)) for name, value in found if value]
 
