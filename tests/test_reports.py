@@ -1,6 +1,5 @@
 """val.py --report and predict.py --report: the same scores as without, folders that are not theirs, interruptions."""
 import json
-import re
 import shutil
 
 import cv2
@@ -10,6 +9,7 @@ import pytest
 
 import predict
 import val
+from tests.browser import json_of
 from tests.conftest import run_script as run
 from tests.conftest import write_tiny_config
 from tests.training.test_distributed import launch
@@ -40,8 +40,7 @@ def copied(trained, tmp_path):
 
 
 def data_of(folder, name='images-data'):
-    text = (folder / 'index.html').read_text()
-    return json.loads(re.search(f'id="{name}">(.*?)</script>', text, re.DOTALL)[1])
+    return json_of((folder / 'index.html').read_text(), name)
 
 
 def test_scores_are_those_of_an_evaluation_without_a_report(trained, tmp_path):
