@@ -33,7 +33,8 @@ def settings_of(config: Config, weights: str | os.PathLike, labels: LabelSet, na
             'transforms': config.val_dataset_cfg.get('transforms'), 'test_time': dict(test_time),
             'classes': [labels.names, labels.ignore_index], 'number_of_images': len(names),
             'images_sha256': hashlib.sha256('\n'.join(names).encode()).hexdigest(),
-            'scores': {score.key: score.settings for score in scores}}
+            'scores': [score.key for score in scores],
+            'score_settings': {score.key: score.settings for score in scores}}
 
 
 class EvaluationJournal:

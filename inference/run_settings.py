@@ -37,11 +37,11 @@ def difference(old: Any, new: Any) -> str:
 
 
 def _flat(value: Any, key: str = '') -> dict[str, Any]:
-    """{'a.b.0': leaf} of nested mappings and lists; an empty one is a leaf."""
+    """{'a.b.0': leaf} of nested mappings and lists; nothing of an empty one."""
     items: Iterable[tuple[Any, Any]]
-    if isinstance(value, dict) and value:
+    if isinstance(value, dict):
         items = value.items()
-    elif isinstance(value, list) and value:
+    elif isinstance(value, list):
         items = enumerate(value)
     else:
         return {key: value}

@@ -131,8 +131,6 @@ def test_records_of_another_configuration_are_refused_or_begun_anew(tmp_path, ca
     with pytest.raises(UserError, match='evaluation_a_0.5.0.jsonl: expected records of an evaluation with the same '
                                         'settings, found scores.boundary.0: 3, now 5; use those'):
         journal(tmp_path, scores={'boundary': [5]})
-    with pytest.raises(UserError, match='found scores.official: None, now {}; use those'):
-        journal(tmp_path, scores={'boundary': [3], 'official': {}})
     with pytest.raises(UserError, match='found scores.boundary.0: 3, now None; use those'):
         journal(tmp_path)
     assert first.path.read_bytes() == kept
