@@ -16,21 +16,19 @@ from typing import IO, Any
 
 import paddle
 
-from common.atomic_io import sha256_of
 from common.config import Config
 from common.errors import UserError
 from datasets.labels import LabelSet
 from inference.processes import gather
 from inference.records import Record
-from inference.run_settings import difference
+from inference.run_settings import difference, of_prediction
 from inference.scores.base import Score
 
 
 def settings_of(config: Config, weights: str | os.PathLike, labels: LabelSet, names: Sequence[str],
                 test_time: Mapping[str, Any], scores: Sequence[Score]) -> dict[str, Any]:
     """All that the integers of an image depend on. names: of all images. test_time: flags of prediction."""
-    return {'weights_sha256': sha256_of(weights), 'model': config.dic['model'],
-            'transforms': config.val_dataset_cfg.get('transforms'), 'test_time': dict(test_time),
+    return {**of_prediction(config, weights, test_time=dict(test_time)),
             'classes': [labels.names, labels.ignore_index], 'number_of_images': len(names),
             'images_sha256': hashlib.sha256('\n'.join(names).encode()).hexdigest(),
             'scores': [score.key for score in scores],
