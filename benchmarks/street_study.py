@@ -25,12 +25,18 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     parser = cli.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--data', default=steps.DATA, help='the street images, labels converted')
     parser.add_argument('--runs', default=steps.RUNS, help='folder of runs and records')
-    parser.add_argument('--only', nargs='+', default=[], choices=sorted({step.group for step in experiments.steps()}),
-                        help='these tables, and what they need (default: all)')
+    parser.add_argument('--only', nargs='+', default=[], metavar='NAME',
+                        help='these tables or steps of --list, and what they need (default: all)')
     parser.add_argument('--list', action='store_true', help='show which steps are done, and run nothing')
     parser.add_argument('--report', action='store_true', help=f'write {PAGE} and {CURVE}, and run nothing')
     cli.add_debug_flag(parser)
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    every = experiments.steps()
+    groups = sorted({step.group for step in every})
+    for name in args.only:
+        if name not in groups and name not in {step.name for step in every}:
+            parser.error(f'--only {name}: expected {", ".join(groups)}, or a step that --list shows')
+    return args
 
 
 def report(study: steps.Study) -> None:

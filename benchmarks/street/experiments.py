@@ -6,7 +6,7 @@ from benchmarks.street.steps import AutoLabels, Scoring, Step, Study, Training, 
 from common.atomic_io import write_atomically
 
 CONFIG, PROBE = 'configs/street_small_360x480.yml', 'benchmarks/street/probe.yml'
-BUDGET, LONG, PROBE_ITERS = 1000, 8000, 200  # iterations of a comparison, of the long run, of a short run
+BUDGET, LONG, PROBE_ITERS = 800, 8000, 200  # iterations of a comparison, of the long run, of a short run
 MIN_K = 1126  # of the config
 SEEDS = (0, 1)
 COEF = 'loss.coef=[1,0.4,0.05,0.05]'
@@ -103,16 +103,9 @@ def steps() -> list[Step]:
                                   probe.opts) for name, probe in PROBES.items() for seed in probe.seeds]
     ideas = [Training(f'{name}-seed{seed}', 'ideas', (), CONFIG, BUDGET, seed, BUDGET // 5, opts)
              for seed in SEEDS for name, (_, opts) in IDEAS.items()]
-    found += [ideas[0], Training('main', 'main', (), CONFIG, LONG, 0, LONG // 40)]
-    for weights in SCORED:
-        for name, (n_scales, scales) in SCALES.items():
-            for flip in (False, True):
-                flags = (*(('--aug_eval',) if scales or flip else ()), *(('--scales', *scales) if scales else ()),
-                         *(('--flip_horizontal',) if flip else ()))
-                found.append(Scoring(score_name(weights, name, flip), 'scales', (weights,), CONFIG, weights, flags,
-                                     (f'model.n_scales={n_scales}',)))
-        found += [Scoring(f'precision-{weights}-{precision}', 'precision', (weights,), CONFIG, weights,
-                          ('--precision', precision)) for precision in ('fp32', 'bf16')]
+    main = Training('main', 'main', (), CONFIG, LONG, 0, LONG // 40)
+    for training in (ideas[0], main):  # SCORED
+        found += [training, *_scores(training.name)]
     found += ideas[1:]
     for threshold, flags in THRESHOLDS.items():
         found.append(AutoLabels(f'labels-{threshold}', 'labels', ('main',), CONFIG, 'main', flags))
@@ -132,6 +125,19 @@ def steps() -> list[Step]:
                 found.append(Training(f'{name}-{iters}-seed{seed}', 'finetune', needs, CONFIG, iters, seed, iters, opts,
                                       data='four-classes', start=start))
     return found
+
+
+def _scores(weights: str) -> list[Step]:
+    """Scales and precisions with the weights of a training."""
+    found: list[Step] = []
+    for name, (n_scales, scales) in SCALES.items():
+        for flip in (False, True):
+            flags = (*(('--aug_eval',) if scales or flip else ()), *(('--scales', *scales) if scales else ()),
+                     *(('--flip_horizontal',) if flip else ()))
+            found.append(Scoring(score_name(weights, name, flip), 'scales', (weights,), CONFIG, weights, flags,
+                                 (f'model.n_scales={n_scales}',)))
+    return found + [Scoring(f'precision-{weights}-{precision}', 'precision', (weights,), CONFIG, weights,
+                            ('--precision', precision)) for precision in ('fp32', 'bf16')]
 
 
 def score_name(weights: str, scales: str, flip: bool) -> str:

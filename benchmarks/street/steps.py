@@ -167,13 +167,13 @@ def shown(study: Study, commands: Sequence[Sequence[str]]) -> list[str]:
             for words in commands]
 
 
-def run(study: Study, steps: Sequence[Step], groups: Sequence[str] = ()) -> int:
-    """Run what has no record, of these groups and what they need; returns how many steps were run.
+def run(study: Study, steps: Sequence[Step], only: Sequence[str] = ()) -> int:
+    """Run what has no record, of these groups and steps and what they need; returns how many steps were run.
 
     Raises UserError if a command fails, or if a record was made with other commands than today's.
     """
     count = 0
-    for step in selected(steps, groups):
+    for step in selected(steps, only):
         commands = step.commands(study)
         record = study.record(step.name)
         if record is None:
@@ -192,8 +192,8 @@ def run(study: Study, steps: Sequence[Step], groups: Sequence[str] = ()) -> int:
     return count
 
 
-def selected(steps: Sequence[Step], groups: Sequence[str]) -> list[Step]:
-    """The steps of these groups (all without any) and those that they need, in their order."""
+def selected(steps: Sequence[Step], only: Sequence[str]) -> list[Step]:
+    """The steps of these groups or names (all without any) and those that they need, in their order."""
     by_name: Mapping[str, Step] = {step.name: step for step in steps}
     wanted: set[str] = set()
 
@@ -203,7 +203,7 @@ def selected(steps: Sequence[Step], groups: Sequence[str]) -> list[Step]:
             want(other)
 
     for step in steps:
-        if not groups or step.group in groups:
+        if not only or step.group in only or step.name in only:
             want(step.name)
     return [step for step in steps if step.name in wanted]
 

@@ -145,14 +145,8 @@ def finetune(records: Records) -> str:
     return rows(['start', 'at the start', '50 iterations', '200 iterations'], cells)
 
 
-def commands(records: Records) -> str:
-    """Every recorded command, and how often the log of a step was continued is not among them: it does not matter."""
-    lines = [f'# {name}\n' + '\n'.join(record['commands']) for name, record in records.items()]
-    return '```text\n' + '\n'.join(lines) + '\n```'
-
-
-TABLES = {table.__name__: table for table in (probes, ideas, runs, classes, scales, precision, labels, students,
-                                              finetune, commands)}
+TABLES = {table.__name__: table for table in (runs, classes, probes, ideas, scales, precision, labels, students,
+                                              finetune)}
 
 
 # ---------------------------------------------------------------- the curve
