@@ -32,7 +32,7 @@ PROBES = {
     'sgd-as-before': Probe('SGD, 0.03, without warm-up', (
         'optimizer={type: sgd, momentum: 0.9, weight_decay: 0.0001}', 'lr_scheduler.learning_rate=0.03',
         'lr_scheduler.warmup_iters=0')),
-    'lr-0.006': Probe('AdamW at 0.006 instead of 0.002', ('lr_scheduler.learning_rate=0.006',)),
+    'lr-0.006': Probe('AdamW at 0.006 instead of 0.002', ('lr_scheduler.learning_rate=0.006',), seeds=SEEDS),
     'batch-2': Probe('2 images per step, twice as many steps', ('batch_size=2',), 2 * PROBE_ITERS),
     'scales-supervised': Probe('coefficient 0.4 instead of 0.05 for each scale alone',
                                ('loss.coef=[1,0.4,0.4,0.4,1,0.4,0.4,0.4]',)),

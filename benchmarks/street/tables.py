@@ -115,12 +115,18 @@ def precision(records: Records) -> str:
                  for name in ('fp32', 'bf16')])
 
 
+RARE = ('fence', 'pole', 'traffic sign', 'person', 'bicycle')  # each less than 2% of the pixels
+
+
 def labels(records: Records) -> str:
     cells = []
     for name in experiments.THRESHOLDS:
         result = records[f'labels-{name}']['result'] if f'labels-{name}' in records else {}
-        cells.append([name, *(percent(result.get(key)) for key in ('coverage', 'agreement', 'miou'))])
-    return rows(['threshold', 'coverage', 'agreement', 'mIoU of what is kept'], cells)
+        rare = [result.get('classes', {}).get(rare, {}).get('coverage') for rare in RARE]
+        cells.append([name, *(percent(result.get(key)) for key in ('coverage', 'agreement', 'miou')),
+                      *(map(percent, rare) if result else '-' * len(RARE))])
+    return rows(['threshold', 'coverage', 'agreement', 'mIoU of what is kept', *(f'{name}: coverage' for name in RARE)],
+                cells)
 
 
 def students(records: Records) -> str:

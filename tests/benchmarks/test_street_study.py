@@ -139,6 +139,20 @@ def test_a_training_is_killed_resumed_recorded_and_scored(study, toy, monkeypatc
                                             'output/street_study/a/iter_4/ema_model.pdparams')
 
 
+    labels = steps.AutoLabels('labels', 'x', ('a',), experiments.PROBE, 'a', ('--threshold', '0.2', '--opts', *opts))
+    student = steps.Training('student', 'x', ('labels',), experiments.PROBE, 1, 0, 1, (
+        *opts, 'train_dataset.coarse_multiple=1'), data='labels')
+    four = experiments.FourClasses('four', 'x')
+    tuned = steps.Training('tuned', 'x', ('four', 'a'), experiments.PROBE, 1, 0, 1, opts, data='four', start='a')
+    assert steps.run(study, [training, labels, student, four, tuned]) == 4
+    found = study.record('labels')['result']
+    assert 0 < found['coverage'] <= 1 and 0 <= found['agreement'] <= 1
+    converted = sorted((study.runs / 'labels/convert_autolabelled').rglob('*.png'))
+    assert len(converted) == 6 and not any(path.is_symlink() for path in converted)
+    assert set(study.record('tuned')['result']['iou']) == {'flat', 'built', 'natural', 'moving'}
+    assert 'not run yet' not in tables.labels({'labels-0.9': study.record('labels')}).splitlines()[2]
+
+
 # ---------------------------------------------------------------- the experiments
 
 def test_every_step_has_its_name_and_comes_after_what_it_needs():
