@@ -13,7 +13,8 @@ def test_tf32_is_switched_in_both_libraries(monkeypatch, allow):
     monkeypatch.setattr(os, 'environ', {})
     monkeypatch.setattr(paddle, 'is_compiled_with_cuda', lambda: True)
     for name in ('set_cublas_switch', 'set_cudnn_switch'):
-        monkeypatch.setattr(paddle.base.core, name, lambda value, name=name: asked.update({name: value}))
+        monkeypatch.setattr(paddle.base.core, name, lambda value, name=name: asked.update({name: value}),
+                            raising=False)  # Paddle 2.6's build for CPUs has none
     gpu.allow_tf32(allow)
     assert asked == {'set_cublas_switch': allow, 'set_cudnn_switch': allow}
     assert os.environ == ({} if allow else {'NVIDIA_TF32_OVERRIDE': '0'})

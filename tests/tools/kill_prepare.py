@@ -1,6 +1,7 @@
-"""Run by test_prepare_cityscapes.py: tools/prepare_cityscapes.py slowed down, to be interrupted or killed.
+"""Run by test_prepare_interrupted.py: tools/prepare_cityscapes.py slowed down, to be interrupted or killed.
 
-python kill_prepare.py run ARGUMENTS...: as the script itself.
+python kill_prepare.py until FILE ARGUMENTS...: as the script itself, but every process that has written a photo waits
+for FILE: however fast the machine is, the run has begun and not ended.
 python kill_prepare.py kill ROOT ZIPS KILLS SEED: kills it KILLS times, a short random while after it has begun to
 write, every second time the parent alone, and lets it end then. Last line: its exit status, the different numbers of
 files that there were after a kill, the temporary files that were seen then. It does not end while an orphan lives.
@@ -24,13 +25,15 @@ def main(argv):
     sys.modules['tools.verify_dataset'] = types.SimpleNamespace(verify=lambda root, num_workers: 0)
     replace = os.replace
 
-    def slow(*names):
+    def slow(source, target):
         time.sleep(0.03)
-        replace(*names)
+        replace(source, target)
+        while argv[0] == 'until' and str(target).endswith('_leftImg8bit.png') and not os.path.exists(argv[1]):
+            time.sleep(0.01)
 
     os.replace = slow
-    if argv[0] == 'run':
-        cli.run(prepare_cityscapes.main, argv[1:])
+    if argv[0] == 'until':
+        cli.run(prepare_cityscapes.main, argv[2:])
     root, zips, kills, seed = Path(argv[1]), argv[2], int(argv[3]), int(argv[4])
     ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER: orphans become this process's children
     rng, counts, temporary = random.Random(seed), set(), 0

@@ -36,13 +36,15 @@ def test_twenty_kills_end_in_the_same_tree(root, zips, drawn):
     check_tree(root, drawn)
 
 
-def test_interrupt(root, zips, drawn):
-    process = subprocess.Popen([sys.executable, DRIVER, 'run', '--zips', str(zips), '--dataset_root', str(root),
-                                '--num_workers', '2'], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                               start_new_session=True)
+def test_interrupt(root, zips, drawn, tmp_path):
+    interrupted = tmp_path / 'interrupted'
+    process = subprocess.Popen([sys.executable, DRIVER, 'until', str(interrupted), '--zips', str(zips),
+                                '--dataset_root', str(root), '--num_workers', '2'],
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
     while process.poll() is None and not list(root.glob('leftImg8bit/*/*/*.png')):
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGINT)
+    interrupted.touch()
     output = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130 and output[1] == 'interrupted\n'
     assert 0 < len(files(root)) < 30 and run(root, zips) == 0

@@ -14,12 +14,15 @@ WAITING = ('bincount', 'masked_select', 'nonzero')  # functions whose GPU kernel
 
 @pytest.fixture
 def reads(monkeypatch):
-    """The names of the reads so far; one within another counts once."""
+    """The names of the reads so far; one within another counts once.
+
+    Paddle 2.6 checks the indices of take_along_axis on the host, which cannot be switched off: not counted there.
+    """
     found, inside = [], []
 
     def counted(name, original):
         def read(*args, **kwargs):
-            if not inside:
+            if not inside and name:
                 found.append(name)
             inside.append(name)
             try:
@@ -32,6 +35,8 @@ def reads(monkeypatch):
         monkeypatch.setattr(paddle.Tensor, name, counted(name, getattr(paddle.Tensor, name)))
     for name in WAITING:
         monkeypatch.setattr(paddle, name, counted(name, getattr(paddle, name)))
+    if paddle.__version__.startswith('2.'):
+        monkeypatch.setattr(paddle, 'take_along_axis', counted(None, paddle.take_along_axis))
     for module in (functional, statistics):
         monkeypatch.setattr(module, 'is_on_host', lambda _: False)
     return found
