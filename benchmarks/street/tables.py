@@ -94,7 +94,7 @@ def classes(records: Records) -> str:
     done = [name for name in ('base-seed0', 'main') if name in records]
     if not done:
         return MISSING
-    names = [name for name, iou in records[done[0]]['result']['iou'].items() if iou]
+    names = [name for name, iou in records[done[0]]['result']['iou'].items() if iou is not None]
     return rows(['run', *names], [[f'`{run}`', *(f'{100 * (records[run]["result"]["iou"][name] or 0):.1f}'
                                                 for name in names)] for run in done])
 
