@@ -43,16 +43,18 @@ def listed(values: Sequence[float | None]) -> str:
 def difference(values: Sequence[float | None], base: Sequence[float | None]) -> str:
     """The mean difference of the seeds that both have, in points, and whether it is within the spread between seeds.
 
-    The spread is the larger of both ranges; with one seed there is none, and the difference says little.
+    The spread is the larger of both ranges; with one seed in common, that of the other seeds, if there are any.
     """
     pairs = [(v, b) for v, b in zip(values, base) if v is not None and b is not None]
     if not pairs:
         return MISSING
     mean = 100 * sum(v - b for v, b in pairs) / len(pairs)
-    if len(pairs) == 1:
+    sides = [[x for x in side if x is not None] for side in (values, base)]
+    spread = 100 * max(max(side) - min(side) for side in sides)
+    if max(map(len, sides)) == 1:
         return f'{mean:+.2f} (one seed)'
-    spread = 100 * max(max(side) - min(side) for side in zip(*pairs))
-    return f'{mean:+.2f} ({"within" if abs(mean) <= spread else "beyond"} the spread of {spread:.2f})'
+    one = 'one seed; ' if len(pairs) == 1 else ''
+    return f'{mean:+.2f} ({one}{"within" if abs(mean) <= spread else "beyond"} the spread of {spread:.2f})'
 
 
 def compared(records: Records, titles: tuple[str, str], named: Mapping[str, str], base: str) -> str:

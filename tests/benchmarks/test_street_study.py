@@ -189,7 +189,8 @@ def test_without_records_every_table_says_so():
 @pytest.mark.parametrize('values, base, expected', [
     ([0.30, 0.32], [0.26, 0.29], '+3.50 (beyond the spread of 3.00)'),
     ([0.30, 0.26], [0.26, 0.29], '+0.50 (within the spread of 4.00)'),
-    ([0.30, None], [0.26, 0.29], '+4.00 (one seed)'),
+    ([0.30, None], [0.26, 0.29], '+4.00 (one seed; beyond the spread of 3.00)'),
+    ([0.30, None], [0.26, None], '+4.00 (one seed)'),
     ([None, None], [0.26, 0.29], tables.MISSING)])
 def test_differences_beside_the_spread(values, base, expected):
     """Means and ranges by hand: (4 + 3) / 2 against 29 - 26; (4 - 3) / 2 against 30 - 26."""
