@@ -29,9 +29,9 @@ from common.export_table import FORMATS
 # Row: format and precision, and whether the size is fixed.
 ROWS = {'predict': None, **{f'{name}{suffix}': (name, precision, fixed) for name, entry in FORMATS.items()
                             for precision in entry.precisions
-                            for fixed in (False, True)[:1 if precision == 'int8' else 2]
+                            for fixed in (False, True) if fixed or entry.any_size if not (fixed and precision == 'int8')
                             for suffix in [f' {precision}' * (precision != 'fp32') + ' fixed' * fixed]}}
-DEFAULT = ('predict', *FORMATS)
+DEFAULT = ('predict', *(name if entry.any_size else f'{name} fixed' for name, entry in FORMATS.items()))
 
 
 def write(row: str, folder: Path, args: argparse.Namespace) -> None:
@@ -70,7 +70,7 @@ def measure(row: str, folder: Path, args: argparse.Namespace) -> None:
         predict = Predictor(backends.create(builder, folder / 'model.pdparams'))
 
         def run(array: np.ndarray) -> np.ndarray:
-            return predict.train_ids({'img': array[0]}).numpy()
+            return predict({'img': array[0]})
     else:
         run = importlib.import_module(FORMATS[ROWS[row][0]].module).load(folder / row)  # type: ignore[index]
     rounds = []

@@ -82,6 +82,20 @@ def start_paddle() -> int:
     OMP_NUM_THREADS=1 into the environment, the cores are divided among the processes of this machine.
     """
     _end_with_launcher()
+    threads = load_paddle()
+    import paddle
+
+    logging.basicConfig(level=logging.INFO, stream=sys.stdout, force=True,
+                        format='%(asctime)s [%(levelname)s]\t%(message)s', datefmt='%Y-%m-%d %H:%M:%S')
+    if paddle.distributed.get_world_size() > 1:
+        paddle.distributed.init_parallel_env()
+    if paddle.distributed.get_rank() > 0:
+        logging.disable(logging.INFO)
+    return threads
+
+
+def load_paddle() -> int:
+    """Import Paddle with the threads of `start_paddle`, and return their number; for programs that are not ours."""
     chosen = os.environ.get('OMP_NUM_THREADS')
     if 'PADDLE_TRAINER_ID' in os.environ and chosen == '1':
         chosen = None
@@ -99,12 +113,6 @@ def start_paddle() -> int:
     threads = int(chosen) if chosen else cores()
     paddle.base.core.set_num_threads(threads)
     paddle.set_flags({'FLAGS_paddle_num_threads': threads})
-    logging.basicConfig(level=logging.INFO, stream=sys.stdout, force=True,
-                        format='%(asctime)s [%(levelname)s]\t%(message)s', datefmt='%Y-%m-%d %H:%M:%S')
-    if paddle.distributed.get_world_size() > 1:
-        paddle.distributed.init_parallel_env()
-    if paddle.distributed.get_rank() > 0:
-        logging.disable(logging.INFO)
     return threads
 
 

@@ -71,6 +71,13 @@ def network_options(args: argparse.Namespace) -> dict[str, Any]:
     return {'backend': args.backend, 'precision': args.precision, 'cache': not args.no_cache}
 
 
+def segmenter_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Options of inference.segmenter.Segmenter from the flags."""
+    names = ['is_slide', 'crop_size', 'stride', 'memory_limit']
+    names += ['scales', 'flip_horizontal', 'flip_vertical'] if args.aug else []
+    return {**network_options(args), **{name: getattr(args, name) for name in names}}
+
+
 def warn_unused(args: argparse.Namespace, logger: logging.Logger) -> None:
     """PaddleSeg ignores these flags silently unless --aug_eval / --aug_pred / --is_slide is there."""
     if not args.aug and (args.flip_horizontal or args.flip_vertical or args.scales != [1.0]):

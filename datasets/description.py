@@ -4,7 +4,8 @@
     ignore_index: 255            # optional
     classes:                     # optional: Cityscapes' 19. In the order of the train ids
       - {name: road, color: [128, 64, 128]}
-      - {name: car, color: [0, 0, 142]}       # label_id: ..., for every class or for none: ids in the label images
+      - {name: car, color: [0, 0, 142]}
+        # for every class or for none: label_id: 26 (its id in the label images), category: vehicle (groups with an IoU)
     images: {train: 60, val: 12}              # optional: expected number of images per split
 
 tools/prepare_folder.py and tools/make_toy_cityscapes.py write it; dataset, model, losses, metrics, pictures and reports
@@ -39,6 +40,8 @@ class Description:
             for name, color in zip(labels.names, labels.palette)]
         for entry, label_id in zip(classes, labels.label_ids):
             entry['label_id'] = label_id
+        for entry, category in zip(classes, labels.categories):
+            entry['category'] = category
         lines = [f'name: {_one_line(self.name)}', f'ignore_index: {labels.ignore_index}', 'classes:']
         lines += [f'  - {_one_line(entry)}' for entry in classes]
         return '\n'.join([*lines, f'images: {_one_line(self.images)}', ''])
@@ -92,22 +95,25 @@ def _labels(path: str, dic: dict[str, Any]) -> LabelSet:
         raise UserError(f'{path}: key classes: expected a list of 1 to 255 classes, found {_short(classes)}; list them')
     for i, entry in enumerate(classes):
         if not isinstance(entry, dict) or not isinstance(entry.get('name'), str) or not _is_color(entry.get('color')) \
-                or entry.keys() - {'name', 'color', 'label_id'} or not _is_int(entry.get('label_id', 0), 0, 255):
+                or entry.keys() - {'name', 'color', 'label_id', 'category'} \
+                or not _is_int(entry.get('label_id', 0), 0, 255) or not isinstance(entry.get('category', ''), str):
             raise UserError(f'{path}: key classes.{i}: expected {{name: text, color: [R, G, B]}} and perhaps '
-                             f'label_id: 0-255, found {_short(entry)}; correct it')
+                             f'label_id: 0-255, category: text, found {_short(entry)}; correct it')
     names = [entry['name'] for entry in classes]
     label_ids = [entry['label_id'] for entry in classes if 'label_id' in entry]
     for what, values in (('names', names), ('label ids', label_ids)):
         if len(set(values)) < len(values):
             raise UserError(f'{path}: key classes: expected different {what}, found {_short(values)}; correct it')
-    if label_ids and len(label_ids) < len(names):
-        raise UserError(f'{path}: key classes: expected a label_id for every class or for none, found '
-                         f'{len(label_ids)} for {len(names)} classes; correct it')
+    categories = [entry['category'] for entry in classes if 'category' in entry]
+    for what, values in (('label_id', label_ids), ('category', categories)):
+        if 0 < len(values) < len(names):
+            raise UserError(f'{path}: key classes: expected a {what} for every class or for none, found '
+                             f'{len(values)} for {len(names)} classes; correct it')
     if not _is_int(ignore, len(names), 255):
         raise UserError(f'{path}: key ignore_index: expected {len(names)} to 255 (0 to {len(names) - 1} are classes), '
                          f'found {_short(ignore)}; 255 is usual')
     return LabelSet(names=tuple(names), palette=tuple(tuple(entry['color']) for entry in classes), ignore_index=ignore,
-                    label_ids=tuple(label_ids))
+                    label_ids=tuple(label_ids), categories=tuple(categories))
 
 
 def _short(value: Any) -> str:

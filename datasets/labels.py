@@ -21,12 +21,13 @@ class LabelSet:
 
     names: one name per class. palette: one RGB colour (0-255) per class. ignore_index: the value of void pixels.
     label_ids: the id of each class in the dataset's own label images (Cityscapes: labelIds), or () where label images
-    already hold train ids.
+    already hold train ids. categories: the group of each class, or () where there are no groups.
     """
     names: tuple[str, ...]
     palette: tuple[Color, ...]
     ignore_index: int = IGNORE_INDEX
     label_ids: tuple[int, ...] = ()
+    categories: tuple[str, ...] = ()
 
     @property
     def num_classes(self) -> int:
@@ -78,30 +79,32 @@ def distinct_colors(count: int, taken: Collection[Color] = ()) -> list[Color]:
     return colors
 
 
-# (name, label id, RGB colour) in train-id order, as defined by the Cityscapes benchmark (Cordts et al., CVPR 2016).
+# (name, label id, RGB colour, category) in train-id order, as defined by the Cityscapes benchmark (Cordts et al., CVPR
+# 2016).
 _CITYSCAPES = (
-    ('road', 7, (128, 64, 128)),
-    ('sidewalk', 8, (244, 35, 232)),
-    ('building', 11, (70, 70, 70)),
-    ('wall', 12, (102, 102, 156)),
-    ('fence', 13, (190, 153, 153)),
-    ('pole', 17, (153, 153, 153)),
-    ('traffic light', 19, (250, 170, 30)),
-    ('traffic sign', 20, (220, 220, 0)),
-    ('vegetation', 21, (107, 142, 35)),
-    ('terrain', 22, (152, 251, 152)),
-    ('sky', 23, (70, 130, 180)),
-    ('person', 24, (220, 20, 60)),
-    ('rider', 25, (255, 0, 0)),
-    ('car', 26, (0, 0, 142)),
-    ('truck', 27, (0, 0, 70)),
-    ('bus', 28, (0, 60, 100)),
-    ('train', 31, (0, 80, 100)),
-    ('motorcycle', 32, (0, 0, 230)),
-    ('bicycle', 33, (119, 11, 32)),
+    ('road', 7, (128, 64, 128), 'flat'),
+    ('sidewalk', 8, (244, 35, 232), 'flat'),
+    ('building', 11, (70, 70, 70), 'construction'),
+    ('wall', 12, (102, 102, 156), 'construction'),
+    ('fence', 13, (190, 153, 153), 'construction'),
+    ('pole', 17, (153, 153, 153), 'object'),
+    ('traffic light', 19, (250, 170, 30), 'object'),
+    ('traffic sign', 20, (220, 220, 0), 'object'),
+    ('vegetation', 21, (107, 142, 35), 'nature'),
+    ('terrain', 22, (152, 251, 152), 'nature'),
+    ('sky', 23, (70, 130, 180), 'sky'),
+    ('person', 24, (220, 20, 60), 'human'),
+    ('rider', 25, (255, 0, 0), 'human'),
+    ('car', 26, (0, 0, 142), 'vehicle'),
+    ('truck', 27, (0, 0, 70), 'vehicle'),
+    ('bus', 28, (0, 60, 100), 'vehicle'),
+    ('train', 31, (0, 80, 100), 'vehicle'),
+    ('motorcycle', 32, (0, 0, 230), 'vehicle'),
+    ('bicycle', 33, (119, 11, 32), 'vehicle'),
 )
 
 CITYSCAPES = LabelSet(
-    names=tuple(name for name, _, _ in _CITYSCAPES),
-    label_ids=tuple(label_id for _, label_id, _ in _CITYSCAPES),
-    palette=tuple(color for _, _, color in _CITYSCAPES))
+    names=tuple(name for name, _, _, _ in _CITYSCAPES),
+    label_ids=tuple(label_id for _, label_id, _, _ in _CITYSCAPES),
+    palette=tuple(color for _, _, color, _ in _CITYSCAPES),
+    categories=tuple(category for _, _, _, category in _CITYSCAPES))

@@ -1,4 +1,5 @@
 """MscaleOCRNet for inference, of the parts of inference.fused: strips within a scale, then the fusion of scales."""
+import copy
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -6,10 +7,14 @@ import numpy as np
 import paddle
 
 from inference import fused, memory
-from inference.row_strips import bilinear_rows, split_rows
+from inference.row_strips import bilinear_rows, bilinear_rows_via, split_rows
 from models.layers import resize, scaled_size
+from models.mscale_ocrnet import mark_scale
 
 CHUNK = 1 << 24  # floats of an enlarged image that exist at once
+MATRIX = 1 << 26  # elements of a matrix of rows; images of 6000 rows and more go in pieces of TALL rows
+TALL = 256
+STRIP_ROWS = 1024  # of a strip at most: enlarging its rows takes the square of them
 
 
 class Executor(Protocol):
@@ -52,6 +57,14 @@ class FusedNetwork:
         self.largest_strip, self.device = executor.strip, executor.device
         memory.trim(self.device)
         self.base = memory.used(self.device)  # once: later it would include leftovers of images
+        self._with_weights = False
+
+    def with_scale_weights(self) -> 'FusedNetwork':
+        """The same network whose logits are followed by the weights of the scales, see models' `mark_scale`."""
+        twin = copy.copy(self)
+        twin._with_weights = True
+        twin.footprint = self.footprint._replace(classes=self.footprint.classes + len(set(self.n_scales)))
+        return twin
 
     def peak(self, size: Sequence[int], strip: int | None = None) -> float:
         """Estimated bytes beyond those of the loaded network, for an image of (H, W)."""
@@ -63,9 +76,12 @@ class FusedNetwork:
         highest, *lower = sorted(self.n_scales, reverse=True)
         above = scaled_size(size, highest)
         total, _ = self.one_scale(resize(x, above), attend=False)
+        total = self._marked(total, highest)
         for scale in lower:
             scaled = scaled_size(size, scale)
-            logits, attention = self._logits_and_attention(resize(x, scaled))
+            logits, attention = self.one_scale(resize(x, scaled), attend=True)
+            assert attention is not None  # with attend
+            logits = self._marked(logits, scale)
             total = resize_via(total, above, scaled if scale >= 1 else size)
             logits, attention = resize(logits, scaled), resize(attention, scaled)
             if scale >= 1:  # attention * logits + (1 - attention) * total
@@ -76,16 +92,8 @@ class FusedNetwork:
                 above = size
         return [resize_via(total, above, size)]
 
-    @paddle.no_grad()
-    def attention_map(self, x: paddle.Tensor, scale: float) -> paddle.Tensor:
-        """As MscaleOCRNet.attention_map: (1, 3, H, W) -> (1, 1, H, W) in (0, 1)."""
-        scaled = scaled_size(x.shape[2:], scale)
-        return resize(resize(self._logits_and_attention(resize(x, scaled))[1], scaled), x.shape[2:])
-
-    def _logits_and_attention(self, image: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor]:
-        logits, attention = self.one_scale(image, attend=True)
-        assert attention is not None  # with attend
-        return logits, attention
+    def _marked(self, logits: paddle.Tensor, scale: float) -> paddle.Tensor:
+        return mark_scale(logits, scale, self.n_scales) if self._with_weights else logits
 
     def one_scale(self, image: paddle.Tensor, attend: bool) -> tuple[paddle.Tensor, paddle.Tensor | None]:
         """(logits (1, K, h, w), attention (1, 1, h, w) or None), float32 tensors at the backbone's resolution."""
@@ -94,7 +102,8 @@ class FusedNetwork:
         finest, *coarser = executor.backbone(image)
         del image  # 0.1 GB at 2048x4096
         height, width = finest.shape[2:]
-        strips, counts = split_rows(height, [x.shape[2] for x in coarser], max(1, executor.strip // width))
+        rows = min(max(1, executor.strip // width), STRIP_ROWS)
+        strips, counts = split_rows(height, [x.shape[2] for x in coarser], rows)
         pixels: list[Any] = []
         statistics = []
         for s in strips:
@@ -153,8 +162,12 @@ def resize_via(x: paddle.Tensor, above: Sequence[int], size: Sequence[int]) -> p
     """
     if list(above) == list(size):
         return resize(x, size)
-    rows = bilinear_rows(above[0], size[0]) @ bilinear_rows(x.shape[2], above[0])
-    x = paddle.matmul(paddle.to_tensor(rows), x)
+    if above[0] * size[0] <= MATRIX:
+        rows = bilinear_rows(above[0], size[0]) @ bilinear_rows(x.shape[2], above[0])
+        x = paddle.matmul(paddle.to_tensor(rows), x)
+    else:
+        pieces = bilinear_rows_via(x.shape[2], above[0], size[0], TALL)
+        x = paddle.concat([paddle.matmul(paddle.to_tensor(rows), x[:, :, read]) for read, rows in pieces], axis=2)
     step = max(1, CHUNK // (x.shape[1] * above[1]))
     return paddle.concat([resize(resize(part, [part.shape[2], above[1]]), [part.shape[2], size[1]])
                           for part in (x[:, :, i:i + step] for i in range(0, size[0], step))], axis=2)

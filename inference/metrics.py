@@ -1,5 +1,5 @@
 """Scores computed as in the official Cityscapes evaluation (cityscapesscripts, evalPixelLevelSemanticLabeling)."""
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -7,6 +7,7 @@ import paddle
 
 from common.errors import UserError
 from common.numbers import finite_or_none
+from inference.scores.base import mean
 
 
 def confusion_matrix(label: np.ndarray, prediction: np.ndarray, num_classes: int, ignore_index: int) -> np.ndarray:
@@ -17,8 +18,20 @@ def confusion_matrix(label: np.ndarray, prediction: np.ndarray, num_classes: int
     if label.shape != prediction.shape:
         raise UserError(f'expected a prediction of the size of the label {label.shape}, found {prediction.shape}')
     valid = label != ignore_index
+    if prediction.size and not 0 <= prediction.min() <= prediction.max() < num_classes:
+        raise UserError(f'expected predictions 0..{num_classes - 1}, found {prediction.min()} to {prediction.max()}; '
+                        'predict train ids')
     pairs = label[valid].astype(np.int64) * num_classes + prediction[valid]
     return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
+def check_label(label: np.ndarray, num_classes: int, ignore_index: int) -> None:
+    """UserError for an integer label (H, W) with values that are neither a class nor ignore_index."""
+    wrong = label[(label != ignore_index) & ((label < 0) | (label >= num_classes))]
+    if wrong.size:
+        raise UserError(f'expected train ids 0..{num_classes - 1} and {ignore_index}, found '
+                        f'{", ".join(map(str, np.unique(wrong)[:8]))}; label ids must be converted to train ids first '
+                        '(tools/convert_cityscapes.py)')
 
 
 STRIP = 1 << 18  # pixels counted at once on a device, so that float32 holds every number
@@ -32,7 +45,8 @@ def confusion_on_device(label: paddle.Tensor, prediction: paddle.Tensor, num_cla
     A product of one-hot matrices: Paddle's bincount on a GPU reads the range of its input back.
     """
     if label.shape != prediction.shape:
-        raise UserError(f'expected a prediction of the size of the label {label.shape}, found {prediction.shape}')
+        raise UserError(f'expected a prediction of the size of the label {tuple(label.shape)}, found '
+                        f'{tuple(prediction.shape)}')
     classes = paddle.arange(num_classes, dtype='int64')
     total = paddle.zeros([num_classes, num_classes], 'int64')
     label, prediction = label.flatten().astype('int64'), prediction.flatten().astype('int64')
@@ -56,21 +70,27 @@ def scores(matrix: np.ndarray) -> dict[str, Any]:
     with np.errstate(invalid='ignore', divide='ignore'):
         iou = true / (actual + predicted - true)
         precision, recall = true / predicted, true / actual
-    occurs = ~np.isnan(iou)
     return {'iou': iou, 'precision': precision, 'recall': recall,
-            'miou': float(iou[occurs].mean()) if occurs.any() else float('nan'),
+            'miou': mean(iou.tolist()),
             'accuracy': float(true.sum() / matrix.sum()) if matrix.sum() else float('nan')}
 
 
 def table(result: Mapping[str, Any], names: Sequence[str]) -> str:
     """The scores as text: one line per class, a dash where undefined."""
-    def percent(value: float) -> str:
-        return f'{100 * value:9.2f}' if np.isfinite(value) else f'{"-":>9}'
+    return columns(names, {'IoU': result['iou'], 'precision': result['precision'], 'recall': result['recall']})
 
-    width = max(map(len, names))
-    lines = [f'{"class":<{width}}  {"IoU":>9} {"precision":>9} {"recall":>9}']
-    lines += [f'{name:<{width}}  {percent(result["iou"][i])} {percent(result["precision"][i])} '
-              f'{percent(result["recall"][i])}' for i, name in enumerate(names)]
+
+def columns(names: Iterable[str], values: Mapping[str, Sequence[float]], head: str = 'class') -> str:
+    """Lines of named percentages, `values` by the column's title; a dash for NaN."""
+    def percent(value: float, width: int) -> str:
+        return f'{100 * value:{width}.2f}' if np.isfinite(value) else f'{"-":>{width}}'
+
+    names = list(names)
+    width = max(map(len, [head, *names]))
+    widths = [max(9, len(title)) for title in values]
+    lines = [f'{head:<{width}}  ' + ' '.join(f'{title:>{w}}' for title, w in zip(values, widths))]
+    lines += [f'{name:<{width}}  ' + ' '.join(percent(column[i], w) for column, w in zip(values.values(), widths))
+              for i, name in enumerate(names)]
     return '\n'.join(lines)
 
 

@@ -1,36 +1,43 @@
 """Predictions as pictures: palette PNG and overlay."""
-import io
+from __future__ import annotations  # inference.maps imports Paddle, which the users of this module do not need
+
 import os
-from collections import Counter, deque
-from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-from PIL import Image
 
 from common.atomic_io import write_atomically
 from common.errors import FileError, UserError
 from datasets import reading
 from datasets.labels import LabelSet
+from inference import map_pictures
+from inference.background import Background
+from inference.map_pictures import palette_png
 
+if TYPE_CHECKING:
+    from inference.maps import Maps
+
+FOLDERS = ('pseudo_color_prediction', 'added_prediction')  # of train ids as a palette PNG, and of overlays
 IMAGE_SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp')
 
 
-def find_inputs(path: str | os.PathLike, exclude: str | os.PathLike | None = None,
+def find_inputs(path: str | os.PathLike, exclude: Sequence[str | os.PathLike | None] = (),
                 flag: str = '--image_path') -> list[tuple[Path, Path]]:
     """[(image, relative output path without suffix)] of an image, a folder (searched recursively) or a list file.
 
-    A list file (.txt, .lst) has one image per line, relative to the list or absolute. `exclude` is a folder that is
-    not searched (earlier predictions). Images whose outputs would have the same name keep their suffix in it.
+    A list file (.txt, .lst) has one image per line, relative to the list or absolute. `exclude` are folders that
+    are not searched (earlier predictions). Images whose outputs would have the same name keep their suffix in it.
     UserError or FileError with one line that names `flag` if there are no images.
     """
     path = Path(path)
     if path.is_dir():
-        excluded = Path(exclude).resolve() if exclude else None
+        excluded = {Path(folder).resolve() for folder in exclude if folder}
         images = sorted(p for p in path.rglob('*') if p.is_file() and p.suffix.lower() in IMAGE_SUFFIXES
-                        and excluded not in p.resolve().parents)
+                        and excluded.isdisjoint(p.resolve().parents))
         outputs = [p.relative_to(path) for p in images]
     elif path.suffix.lower() in ('.txt', '.lst', '.list'):
         images = [path.parent / line.strip() for line in path.read_text().splitlines() if line.strip()]
@@ -54,61 +61,42 @@ def read_image(path: str | os.PathLike) -> np.ndarray:
     return reading.read_image(path, fix='copy it again or leave it out')
 
 
-def palette_png(train_ids: np.ndarray, colors: np.ndarray) -> bytes:
-    """PNG bytes of uint8 (H, W) train ids, stored as indices with the palette uint8 (256, 3) RGB."""
-    picture = Image.fromarray(train_ids)
-    picture.putpalette(colors.tobytes())
-    buffer = io.BytesIO()
-    picture.save(buffer, 'PNG')
-    return buffer.getvalue()
-
-
 def overlay(image: np.ndarray, train_ids: np.ndarray, colors: np.ndarray, weight: float = 0.6) -> np.ndarray:
-    """uint8 (H, W, 3) BGR: `weight` of the image, the rest of the colours of its prediction."""
+    """uint8 (H, W, 3) BGR: `weight` of the image, the rest of the colours (256, 3) RGB of its prediction."""
     return cv2.addWeighted(image, weight, colors[train_ids][..., ::-1].astype(np.uint8), 1 - weight, 0)
 
 
-def _outputs(save_dir: str | os.PathLike, name: str | os.PathLike) -> list[Path]:
-    """Files of a prediction: train ids as a palette PNG, overlay."""
-    return [Path(save_dir) / folder / f'{name}.png' for folder in ('pseudo_color_prediction', 'added_prediction')]
+def _output(save_dir: str | os.PathLike, folder: str, name: str | os.PathLike) -> Path:
+    return Path(save_dir) / folder / f'{name}.png'
 
 
-def is_written(save_dir: str | os.PathLike, name: str | os.PathLike) -> bool:
-    """Whether an image has its predictions; they are written atomically, so an existing file is complete."""
-    return all(path.is_file() for path in _outputs(save_dir, name))
+def is_written(save_dir: str | os.PathLike, name: str | os.PathLike, more: Collection[str] = ()) -> bool:
+    """Whether an image has its predictions, and those in the folders `more`; written atomically, they are complete."""
+    return all(_output(save_dir, folder, name).is_file() for folder in (*FOLDERS, *more))
 
 
 def write_prediction(save_dir: str | os.PathLike, name: str | os.PathLike, image: np.ndarray, train_ids: np.ndarray,
-                     colors: np.ndarray) -> None:
-    """Write pseudo_color_prediction/{name}.png and added_prediction/{name}.png, atomically."""
-    ids, added = _outputs(save_dir, name)
+                     colors: np.ndarray, maps: Maps | None = None, kinds: Collection[str] = ()) -> None:
+    """Write pseudo_color_prediction/{name}.png and added_prediction/{name}.png, atomically; before them the maps of
+    these kinds (inference.map_pictures).
+    """
+    for folder, content in map_pictures.pictures(maps, kinds).items() if maps is not None else ():
+        write_atomically(_output(save_dir, folder, name), content)
+    ids, added = (_output(save_dir, folder, name) for folder in FOLDERS)
     write_atomically(added, cv2.imencode('.png', overlay(image, train_ids, colors))[1].tobytes())
     write_atomically(ids, palette_png(train_ids, colors))
 
 
-class Writer:
-    """write_prediction in a thread, while the next image is predicted; at most two images wait.
+class Writer(Background):
+    """write_prediction in a thread, while the next image is predicted."""
 
-    A context manager: at its end everything is written. A failed write raises its error in a later call or at the end.
-    """
+    def __init__(self, save_dir: str | os.PathLike, colors: np.ndarray, kinds: Collection[str] = ()) -> None:
+        super().__init__()
+        self._save_dir, self._colors, self._kinds = save_dir, colors, kinds
 
-    def __init__(self, save_dir: str | os.PathLike, colors: np.ndarray) -> None:
-        self._save_dir, self._colors = save_dir, colors
-        self._waiting: deque[Future[None]] = deque()
-        self._pool = ThreadPoolExecutor(1)
-
-    def write(self, name: str | os.PathLike, image: np.ndarray, train_ids: np.ndarray) -> None:
-        self._waiting.append(self._pool.submit(write_prediction, self._save_dir, name, image, train_ids, self._colors))
-        while len(self._waiting) > 2:
-            self._waiting.popleft().result()
-
-    def __enter__(self) -> 'Writer':
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._pool.shutdown(cancel_futures=kind is not None)
-        for future in self._waiting if kind is None else ():
-            future.result()
+    def write(self, name: str | os.PathLike, image: np.ndarray, train_ids: np.ndarray,
+              maps: Maps | None = None) -> None:
+        self.submit(write_prediction, self._save_dir, name, image, train_ids, self._colors, maps, self._kinds)
 
 
 def color_table(labels: LabelSet, custom: Sequence[int] | None = None) -> np.ndarray:

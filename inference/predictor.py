@@ -1,4 +1,5 @@
 """The only code from an image to logits: validation, prediction and evaluation during training all use it."""
+import copy
 import functools
 import itertools
 import math
@@ -12,7 +13,7 @@ import paddle.nn.functional as F
 
 from common.errors import UserError
 from datasets.normalization import Normalization
-from inference import memory
+from inference import maps, memory
 
 
 class Predictor:
@@ -90,28 +91,55 @@ class Predictor:
     def __call__(self, sample: Mapping[str, Any]) -> np.ndarray:
         """A sample {'img': float32 (3, h, w), 'trans_info': ...} -> uint8 (H, W) train ids at the original size.
 
-        'img' is an array or a tensor, which stays where it is.
+        'img' is an array, or a tensor, which stays where it is. With 'normalization', of datasets.normalization, it is
+        what that has made compact. UserError if the logits are not finite.
         """
-        return self.train_ids(sample).numpy().astype(np.uint8, copy=False)
+        logits = self.original_logits(sample)
+        maps.check_finite(logits)
+        ids = logits.argmax(axis=1)[0]  # on a GPU uint8, an eighth of what would be copied otherwise
+        return (ids if ids.place.is_cpu_place() else ids.astype('uint8')).numpy().astype(np.uint8, copy=False)
 
     @paddle.no_grad()
-    def train_ids(self, sample: Mapping[str, Any]) -> paddle.Tensor:
-        """As __call__, a tensor where the logits are; on a GPU uint8, an eighth of what would be copied otherwise."""
+    def original_logits(self, sample: Mapping[str, Any]) -> paddle.Tensor:
+        """A sample as of __call__ -> float32 (1, K, H, W) at the original size."""
         image = sample['img']
         if not isinstance(image, paddle.Tensor):
-            image = paddle.to_tensor(np.asarray(image))
+            image = uploaded(sample, sample.get('normalization'))['img']
         logits = self.logits(image.unsqueeze(0))
-        ids = restore_size(logits, sample.get('trans_info', ())).argmax(axis=1)[0]
-        return ids if ids.place.is_cpu_place() else ids.astype('uint8')
+        return restore_size(logits, sample.get('trans_info', ()))
+
+    @paddle.no_grad()
+    def maps(self, sample: Mapping[str, Any]) -> maps.Maps:
+        """A sample as of __call__ -> its classes, confidence, entropy and the weights of the network's scales.
+
+        The weights are fused, averaged and resized beside the logits, as channels of the same array, which is larger by
+        the number of scales. UserError if the logits are not finite.
+        """
+        scales = self.attention_scales
+        logits = (self._with_weights if scales else self).original_logits(sample)
+        classes = logits.shape[1] - len(scales)
+        return maps.of_logits(logits[:, :classes], dict(zip(scales, logits[0, classes:].numpy())))
+
+    @property
+    def attention_scales(self) -> list[float]:
+        """The scales in Maps.attention."""
+        return sorted(set(self.model.n_scales)) if hasattr(self.model, 'with_scale_weights') else []
+
+    @functools.cached_property
+    def _with_weights(self) -> 'Predictor':
+        twin = copy.copy(self)
+        twin.model, twin._planned = self.model.with_scale_weights(), {}
+        return twin
 
 
 def uploaded(sample: Mapping[str, Any], normalization: Normalization | None) -> dict[str, Any]:
     """A compact sample (datasets.normalization) with 'img' float32 (3, h, w), normalised, on the device.
 
-    The upload of one image does not overlap with the network on the one before, and cannot safely: Paddle's compute
-    stream waits for the copies of `to_tensor`, `cuda(blocking=False)` puts its copy into that stream, behind the
-    kernels, and nothing keeps pinned memory from being given out again before such a copy has been made. What a wait
-    costs is small: 6 MB for 1024x2048 pixels instead of 25.
+    The upload of one image does not overlap with the network on the one before, and cannot safely. `to_tensor` copies
+    with cudaMemcpy, in CUDA's default stream, which waits for Paddle's compute stream and the other way round: Paddle
+    does not make that one non-blocking. `cuda(blocking=False)` puts its copy into the compute stream, behind the
+    kernels, and nothing keeps its pinned memory from being given out again before the copy has been made. The wait is
+    short: 6 MB for 1024x2048 pixels, instead of 25.
     """
     image = paddle.to_tensor(np.asarray(sample['img']))
     return {**sample, 'img': normalization.on_device(image.unsqueeze(0))[0] if normalization else image}

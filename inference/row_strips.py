@@ -1,19 +1,36 @@
 """Strips of rows of the finest branch, and the rows of the coarser branches that each depends on."""
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 
-def bilinear_rows(size: int, out: int) -> np.ndarray:
-    """float32 (out, size): interpolation of `size` rows to `out`, half-pixel centres (as models.layers.resize)."""
-    matrix = np.zeros([out, size])
-    source = np.maximum((np.arange(out) + 0.5) * (size / out) - 0.5, 0)
+def bilinear_rows(size: int, out: int, start: int = 0, stop: int | None = None) -> np.ndarray:
+    """float32 (out, size): interpolation of `size` rows to `out`, half-pixel centres (as models.layers.resize).
+
+    start, stop: only these of the `out` rows.
+    """
+    rows = np.arange(start, out if stop is None else stop)
+    matrix = np.zeros([len(rows), size])
+    source = np.maximum((rows + 0.5) * (size / out) - 0.5, 0)
     low = np.minimum(source.astype(int), size - 1)
     part = source - low
-    np.add.at(matrix, (np.arange(out), low), 1 - part)
-    np.add.at(matrix, (np.arange(out), np.minimum(low + 1, size - 1)), part)
+    np.add.at(matrix, (rows - start, low), 1 - part)
+    np.add.at(matrix, (rows - start, np.minimum(low + 1, size - 1)), part)
     return matrix.astype(np.float32)
+
+
+def bilinear_rows_via(size: int, above: int, out: int, step: int) -> Iterator[tuple[slice, np.ndarray]]:
+    """bilinear_rows(above, out) @ bilinear_rows(size, above) in pieces of `step` rows, for heights whose square is too
+    much: (the rows that a piece reads, its matrix for them).
+    """
+    for start in range(0, out, step):
+        second = bilinear_rows(above, out, start, min(start + step, out))
+        used = np.flatnonzero(second.any(axis=0))
+        first = bilinear_rows(size, above, used[0], used[-1] + 1)
+        read = np.flatnonzero(first.any(axis=0))
+        rows = slice(int(read[0]), int(read[-1]) + 1)
+        yield rows, np.ascontiguousarray((second[:, used[0]:used[-1] + 1] @ first)[:, rows])
 
 
 class Strip(NamedTuple):

@@ -1,5 +1,5 @@
 """Hierarchical multi-scale attention over OCRNet (Tao, Sapra, Catanzaro, arXiv:2005.10821)."""
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import paddle
 import paddle.nn as nn
@@ -77,12 +77,17 @@ class MscaleOCRNet(nn.Layer):
         joint_aux = self._resize(low_attention * low_aux, size) + rest * high_aux
         return [joint, joint_aux, self._resize(low, size), high]
 
-    def hierarchy(self, x: paddle.Tensor, scales: Sequence[float]) -> paddle.Tensor:
-        """Evaluation, eq. (1) of the paper applied from the highest scale down: (N, 3, H, W) -> logits (N, K, H, W)."""
+    def hierarchy(self, x: paddle.Tensor, scales: Sequence[float], with_weights: bool = False) -> paddle.Tensor:
+        """Evaluation, eq. (1) of the paper applied from the highest scale down: (N, 3, H, W) -> logits (N, K, H, W).
+
+        with_weights: with one more channel for each scale, see `mark_scale`.
+        """
         highest, *lower = sorted(scales, reverse=True)
         fused = self._logits(x, highest)
+        fused = mark_scale(fused, highest, scales) if with_weights else fused
         for scale in lower:
             logits, attention = self._logits_and_attention(x, scale)
+            logits = mark_scale(logits, scale, scales) if with_weights else logits
             if scale >= 1:  # the result of the higher scales is shrunk to this one
                 fused = attention * logits + (1 - attention) * self._resize(fused, logits.shape[2:])
             else:  # the result stays at 1.0: lower scales are enlarged to it
@@ -90,9 +95,9 @@ class MscaleOCRNet(nn.Layer):
                 fused = self._resize(attention * logits, size) + (1 - self._resize(attention, size)) * fused
         return fused
 
-    def attention_map(self, x: paddle.Tensor, scale: float) -> paddle.Tensor:
-        """Weight of a scale against the next higher one: (N, 3, H, W) -> (N, 1, H, W) in (0, 1), for pictures."""
-        return self._resize(self._logits_and_attention(x, scale)[1], x.shape[2:])
+    def with_scale_weights(self) -> Callable[[paddle.Tensor], list[paddle.Tensor]]:
+        """The evaluation as a function whose logits are followed by the weights of the scales, see `mark_scale`."""
+        return lambda x: [self.hierarchy(x, self.n_scales, with_weights=True)]
 
     def _resize(self, x: paddle.Tensor, size: Sequence[int]) -> paddle.Tensor:
         return resize(x, size, self.align_corners)
@@ -121,6 +126,19 @@ class MscaleOCRNet(nn.Layer):
         """As _one_scale, logits only: the highest scale has no use for attention."""
         x = self._scaled(x, scale)
         return self._resize_logits(self.ocrnet(x)[0], x.shape[2:])
+
+
+def mark_scale(logits: paddle.Tensor, scale: float, scales: Sequence[float]) -> paddle.Tensor:
+    """Logits (N, K, h, w) of one scale, with one more channel for each of `scales`, ascending and without duplicates.
+
+    The new channels are 1 for `scale` and 0 for the others. The fusion is linear in the logits and does the same to
+    every channel, so that it turns them into the weights of the scales in the fused logits, whatever the interpolations
+    and averages in between; they sum to 1.
+    """
+    n, _, height, width = logits.shape
+    own = [float(scale == other) for other in sorted(set(scales))]
+    marks = paddle.to_tensor(own, dtype=logits.dtype).reshape([1, -1, 1, 1]).expand([n, len(own), height, width])
+    return paddle.concat([logits, marks], axis=1)
 
 
 def check_scales(scales: Sequence[float]) -> list[float]:

@@ -18,8 +18,10 @@ import numpy as np
 DTYPES = {code: np.dtype(code) for code in ('f2', 'f4', 'f8', 'i1', 'i2', 'i4', 'i8', 'u1', 'u2', 'u4', 'u8', 'b1')}
 MAX_NUMBER = 64  # bytes of an integer; names and counters need 8
 MAX_INSTRUCTIONS = 1 << 19  # of at most 200 bytes each; HRNet-W48 has 45 000, its optimizer with two moments 110 000
+HEADER = 8 << 20  # bytes of a safetensors header, or of a zip file's list of members; 0.3 MB of HRNet-W48
 MAX_SIDES = 32  # dimensions of an array, as in NumPy 1
-MAX_KEY, MAX_NAME = 1 << 32, 512  # of a mapping: larger integers can be chosen to collide, longer names have no use
+MAX_KEY = 1 << 48  # of a mapping: torch's old optimizers have addresses; from 1 << 61 on, integers can all collide
+MAX_NAME = 512  # longer ones have no use
 
 _SHORT = reprlib.Repr()
 _SHORT.maxlevel, _SHORT.maxtuple, _SHORT.maxlist, _SHORT.maxdict, _SHORT.maxstring = 2, 4, 4, 4, 40
@@ -132,6 +134,11 @@ def in_order(array: np.ndarray, room: Room) -> np.ndarray:
         return array
     room.take(array.nbytes)
     return np.array(array, array.dtype.newbyteorder('='), order='C')
+
+
+def from_bfloat16(array: np.ndarray) -> np.ndarray:
+    """uint16 bits of bfloat16 as float32, exactly."""
+    return (array.astype(np.uint32) << 16).view(np.float32)
 
 
 class _Makers:

@@ -1,14 +1,13 @@
 """Weight files of every kind that this family of networks comes in, read as arrays; nothing in them is run.
 
-.pdparams, .pdopt and other files of paddle.save (2.x and 3.x); safetensors; the zip files of torch.save (.pth), without
-torch. The kind is told by the content, not by the name.
+.pdparams, .pdopt and other files of paddle.save (2.x and 3.x); safetensors; .pth of torch.save, without torch
+(models.torch_files). The kind is told by the content, not by the name.
 """
 import json
 import math
 import os
 import struct
 import tarfile
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -16,17 +15,12 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from common.errors import FileError, UserError
-from models import safe_pickle
-from models.safe_pickle import Refused, Room, fits, in_order, is_name, short
+from models import safe_pickle, torch_files
+from models.safe_pickle import HEADER, Refused, Room, fits, from_bfloat16, in_order, is_name, short
 
 NAME_TABLE = 'StructuredToParameterName@@'  # of Paddle: entry of the state dict -> the parameter's name in the process
-HEADER = 8 << 20  # bytes of a safetensors header, or of a zip file's list of members; 0.3 MB of HRNet-W48
-_TORCH_LEGACY = b'\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.'  # magic number of torch.save before 1.6
 _SAFETENSORS = {'F64': 'f8', 'F32': 'f4', 'F16': 'f2', 'I64': 'i8', 'I32': 'i4', 'I16': 'i2', 'I8': 'i1', 'U8': 'u1',
                 'U16': 'u2', 'U32': 'u4', 'U64': 'u8', 'BOOL': '?', 'BF16': 'u2'}
-_STORAGES = {'DoubleStorage': 'f8', 'FloatStorage': 'f4', 'HalfStorage': 'f2', 'LongStorage': 'i8', 'IntStorage': 'i4',
-             'ShortStorage': 'i2', 'CharStorage': 'i1', 'ByteStorage': 'u1', 'BoolStorage': '?',
-             'BFloat16Storage': 'bfloat16'}
 
 
 def read_state(path: str | os.PathLike, kind: str = 'weights') -> Any:
@@ -68,11 +62,14 @@ def _reader(file: BinaryIO, path: Path) -> Callable[[BinaryIO], Any]:
     head = file.read(512)
     file.seek(0)
     if head[:4] == b'PK\x03\x04':
-        return _read_torch
-    if head.startswith(_TORCH_LEGACY) or head[257:262] == b'ustar' or _is_tar(head):
-        raise UserError(f'{path}: expected a zip file of torch.save, found the form that torch had before 1.6; save it '
-                        f'anew where torch is installed: python -c "import torch; torch.save(torch.load(\'{path}\', '
-                        '\'cpu\', weights_only=True), \'new.pth\')"')
+        return torch_files.read_zip
+    if torch_files.is_stream(head):
+        return torch_files.read_stream
+    if head[257:262] == b'ustar' or _is_tar(head):
+        raise UserError(f'{path}: expected a zip file or a stream of torch.save, found the tar form of the first '
+                        'versions of torch; if you trust its source (this can run code), save it anew with torch: '
+                        f'python -c "import torch; torch.save(torch.load(\'{path}\', \'cpu\', weights_only=False), '
+                        '\'new.pth\')"')
     if head[8:9] == b'{' and (head[5:8] == b'\0\0\0' or head[:1] != b'\x80'):  # the length may begin as a pickle does
         return _read_safetensors
     if head[:1] == b'\x80':
@@ -139,105 +136,3 @@ def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_number(text: str) -> None:
     raise Refused(f'the number {text}')
-
-
-def from_bfloat16(array: np.ndarray) -> np.ndarray:
-    """uint16 bits of bfloat16 as float32, exactly."""
-    return (array.astype(np.uint32) << 16).view(np.float32)
-
-
-# ---------------------------------------------------------------- torch
-
-class _Directory:
-    """A file of which, while its members are listed, nobody reads more than HEADER at once: each becomes an object."""
-
-    def __init__(self, file: BinaryIO, size: int) -> None:
-        self._file, self._size, self.listing = file, size, True
-        self.seek, self.tell, self.seekable = file.seek, file.tell, file.seekable
-
-    def read(self, size: int = -1) -> bytes:
-        left = self._size - self._file.tell()
-        if self.listing and min(left, size if size >= 0 else left) > HEADER:
-            raise Refused(f'a list of members of {size} bytes')
-        return self._file.read(size)
-
-
-def _read_torch(file: BinaryIO) -> Any:
-    size = os.fstat(file.fileno()).st_size
-    directory: Any = _Directory(file, size)
-    with zipfile.ZipFile(directory) as archive:
-        directory.listing = False
-        members = {info.filename: info for info in archive.infolist()}
-        if len(members) < len(archive.infolist()):
-            raise Refused('two members of one name')
-        pickles = [name for name in members if name.count('/') == 1 and name.endswith('/data.pkl')]
-        if len(pickles) != 1:
-            raise Refused('a zip file without the data.pkl of torch.save')
-        folder = pickles[0].partition('/')[0]
-        if any(info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1 for info in members.values()):
-            raise Refused('compressed or encrypted members, which torch.save does not write')
-        room = Room(size)
-
-        def member(name: str) -> bytes:
-            room.take(members[name].file_size)  # members that share their bytes are more than the file has
-            return archive.read(name)
-
-        order = member(f'{folder}/byteorder') if f'{folder}/byteorder' in members else b'little'
-        if order != b'little':
-            raise Refused(f'byte order {short(order)}')
-        storages = _Storages(lambda key: member(f'{folder}/data/{key}'), Room(size))
-        names = {f'torch {name}': _StorageType(code) for name, code in _STORAGES.items()}
-        return safe_pickle.loads(member(pickles[0]), {
-            **names, 'torch._utils _rebuild_tensor_v2': storages.tensor, 'torch._utils _rebuild_parameter': _parameter,
-        }, storages.named)
-
-
-class _StorageType:
-    """A class like torch.FloatStorage: it names the type of a storage, and is never called."""
-
-    def __init__(self, code: str) -> None:
-        self.code = code
-
-    def __call__(self, *_: Any) -> None:
-        raise Refused('a storage outside of its archive')
-
-
-class _Storages:
-    """The storages of an archive, each read once, and tensors as views of them."""
-
-    def __init__(self, member: Callable[[str], bytes], room: Room) -> None:
-        self._member, self._room = member, room
-        self._known: dict[tuple[str, str], np.ndarray] = {}
-
-    def named(self, pid: Any) -> np.ndarray:
-        """The storage of a persistent id ('storage', type, key, device, number of values)."""
-        if not isinstance(pid, tuple) or len(pid) != 5 or pid[0] != 'storage' \
-                or not isinstance(pid[1], _StorageType) or not is_name(pid[2]) or '/' in pid[2]:
-            raise Refused('a persistent id that is no storage')
-        key = pid[2], pid[1].code
-        if key not in self._known:
-            data = self._member(pid[2])
-            self._known[key] = from_bfloat16(np.frombuffer(data, '<u2')) if pid[1].code == 'bfloat16' \
-                else np.frombuffer(data, np.dtype(pid[1].code).newbyteorder('<'))
-        if self._known[key].size != pid[4]:
-            raise Refused(f'a storage of {self._known[key].size} values where {short(pid[4])} are announced')
-        return self._known[key]
-
-    def tensor(self, storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> np.ndarray:
-        """torch._utils._rebuild_tensor_v2."""
-        if not isinstance(storage, np.ndarray) or storage.ndim != 1 or not isinstance(size, tuple) \
-                or not isinstance(stride, tuple) or len(size) != len(stride) or len(size) > safe_pickle.MAX_SIDES \
-                or not all(type(number) is int and 0 <= number < 1 << 40 for number in (offset, *size, *stride)):
-            raise Refused('a tensor that is no view of a storage')
-        count = math.prod(size)
-        last = offset + sum((side - 1) * step for side, step in zip(size, stride))
-        if count > storage.size or (count and last >= storage.size):
-            raise Refused(f'a tensor of shape {short(size)} in a storage of {storage.size} values')
-        if not count:
-            return np.zeros(size, storage.dtype)
-        steps = [step * storage.itemsize for step in stride]
-        return in_order(np.lib.stride_tricks.as_strided(storage[offset:], size, steps, writeable=False), self._room)
-
-
-def _parameter(data: Any, *_: Any) -> Any:
-    return data

@@ -9,7 +9,8 @@ import numpy as np
 import paddle
 
 from common.errors import FileError, UserError
-from models.weight_files import NAME_TABLE, from_bfloat16, read_state
+from models.safe_pickle import from_bfloat16
+from models.weight_files import NAME_TABLE, read_state
 from models.weight_names import from_torch, is_torchs, unwrapped, without_biases
 
 logger = logging.getLogger(__name__)

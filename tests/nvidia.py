@@ -1,5 +1,6 @@
 """NVIDIA's network as its files have it: names, weights filled by name, and the logits of its own code for them."""
 import json
+import struct
 import zipfile
 import zlib
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from tests import fill
-from tests.models import crafted
+from tests.models import crafted, crafted_streams
 
 REFERENCE = Path(__file__).parent / 'reference'
 CASES = {'s3': ([0.5, 1.0, 2.0], 31), 's1': ([1.0], 31), 's2': ([0.5, 1.0], 32)}
@@ -46,21 +47,32 @@ def logits(case):
     return np.load(REFERENCE / 'nvidia_mscale.npz')[case]
 
 
-def write_pth(path, state, prefix='module.', inside=True):
-    """A file as torch.save writes a state dict of contiguous tensors: {'epoch': ..., 'state_dict': OrderedDict}."""
+def write_pth(path, state, prefix='module.', inside=True, form='zip'):
+    """A file as torch.save writes a state dict of contiguous tensors: {'epoch': ..., 'state_dict': OrderedDict}.
+
+    form: 'stream' for what it wrote before torch 1.6.
+    """
     kinds = {'float32': 'Float', 'float16': 'Half', 'float64': 'Double', 'int64': 'Long'}
+    view = b'N' if form == 'stream' else b''
     entries = [crafted.text(prefix + name) + crafted.tensor(
         str(key), crafted.plain(value.shape),
         crafted.plain(tuple(stride // value.itemsize for stride in value.strides)), count=crafted.plain(value.size),
-        kind=kinds[value.dtype.name]) for key, (name, value) in enumerate(state.items())]
+        kind=kinds[value.dtype.name], view=view) for key, (name, value) in enumerate(state.items())]
     body = b'ccollections\nOrderedDict\n)R(' + b''.join(entries) + b'u'
     if inside:
         body = b'}(' + crafted.text('epoch') + b'K\xae' + crafted.text('state_dict') + body + b'u'
+    data = {str(key): np.asarray(value, order='C') for key, value in enumerate(state.values())}
+    if form == 'stream':
+        with open(path, 'wb') as file:
+            file.write(crafted_streams.stream(body, {}, list(data)))
+            for value in data.values():
+                file.write(struct.pack('<q', value.size) + value.tobytes())
+        return path
     with zipfile.ZipFile(path, 'w') as archive:
         archive.writestr(f'{path.stem}/data.pkl', b'\x80\x02' + body + b'.')
         archive.writestr(f'{path.stem}/byteorder', b'little')
-        for key, value in enumerate(state.values()):
-            archive.writestr(f'{path.stem}/data/{key}', np.ascontiguousarray(value).tobytes())
+        for key, value in data.items():
+            archive.writestr(f'{path.stem}/data/{key}', value.tobytes())
         archive.writestr(f'{path.stem}/version', b'3\n')
     return path
 

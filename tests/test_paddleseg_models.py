@@ -71,7 +71,7 @@ def check_run(config, toy, folder, capsys, tolerance=1e-6, run=run):
     report = json.loads(next(weights.parent.glob('evaluation_*.json')).read_text())
     records = [json.loads(line) for line in (folder / 'run/metrics.jsonl').read_text().splitlines()]
     last = [record for record in records if record['kind'] == 'eval'][-1]
-    assert report['images'] == 3 and report['miou'] == pytest.approx(last['miou'], abs=tolerance)
+    assert len(report['images']) == 3 and report['miou'] == pytest.approx(last['miou'], abs=tolerance)
     image = next((toy / 'leftImg8bit/val').rglob('*.png'))
     assert run(predict.main, '--config', config, '--model_path', weights, '--image_path', image, '--save_dir',
                folder / 'pictures') is None

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-ROOMS = ('configs', 'datasets', 'models', 'losses', 'common', 'training', 'inference', 'tools', 'benchmarks', 'tests',
-         'train', 'val', 'predict', 'export')
+ROOMS = ('configs', 'datasets', 'models', 'losses', 'common', 'training', 'inference', 'tools', 'benchmarks', 'deploy',
+         'tests', 'train', 'val', 'predict', 'export')
 BASE = {'datasets', 'models', 'losses', 'common'}
 # Room, or single file -> rooms and single modules that it may import.
 MAY_IMPORT = {'datasets': {'datasets', 'common.errors'}, 'models': {'models', 'common.errors'},
@@ -16,9 +16,10 @@ MAY_IMPORT = {'datasets': {'datasets', 'common.errors'}, 'models': {'models', 'c
               'losses/paddleseg_losses.py': {'losses', 'common.errors', 'common.paddle2_arithmetic'},
               'common/registry.py': BASE, 'common/builder.py': BASE,
               'training': BASE | {'training'}, 'inference': BASE | {'inference'},
-              'tools': BASE | {'training', 'inference', 'tools'}}
+              'tools': BASE | {'training', 'inference', 'tools'}, 'deploy': set()}
 OUTSIDE = {'models': {'paddle', 'paddleseg', 'numpy'}, 'losses': {'paddle'},
-           'datasets': {'numpy', 'cv2', 'paddle', 'paddleseg', 'PIL', 'tqdm', 'yaml'}}
+           'datasets': {'numpy', 'cv2', 'paddle', 'paddleseg', 'PIL', 'tqdm', 'yaml'},
+           'deploy': {'numpy', 'cv2', 'onnxruntime', 'PIL'}}
 # Private names of Paddle, which has no public ones for these: {file: names}.
 PADDLES_OWN = {
     'models/layers.py': {'_mean', '_variance', '_epsilon'},  # of batch norm
@@ -26,6 +27,7 @@ PADDLES_OWN = {
     'training/gradient_step.py': {'_BatchNormBase', '_mean', '_variance', '_epsilon', '_use_global_stats'},
     'training/trainer.py': {'_learning_rate'},
 }
+NAMED_TUPLES = {'_replace', '_asdict', '_fields'}  # public methods, underscored to leave names to the fields
 FILES = sorted(p for p in ROOT.rglob('*.py')
                if not any(part.startswith('.') or part in ('data', 'output') for part in p.relative_to(ROOT).parts))
 
@@ -107,7 +109,7 @@ def _private_reads(tree):
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and node.attr.startswith('_') and not node.attr.startswith('__'):
             owner = node.value.id if isinstance(node.value, ast.Name) else ''
-            if owner not in {'self', 'cls', *standard} and node.attr not in own:
+            if owner not in {'self', 'cls', *standard} and node.attr not in own | NAMED_TUPLES:
                 yield node.lineno, node.attr
 
 

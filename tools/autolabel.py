@@ -34,7 +34,7 @@ if __name__ == '__main__':
     repository.import_from_root()
 
 from common import cli, flags
-from common.errors import UserError, is_expected
+from common.errors import is_expected
 
 if TYPE_CHECKING:
     import numpy as np
@@ -71,20 +71,12 @@ def confident(predict: Predictor, sample: Mapping[str, Any]) -> tuple[np.ndarray
     The confidence is the largest softmax probability of the averaged logits, in 1/255 and rounded down.
     """
     import numpy as np
-    import paddle
-    import paddle.nn.functional as F
 
-    from inference.predictor import restore_size
+    from inference import maps
 
-    logits = predict.logits(paddle.to_tensor(np.asarray(sample['img'])).unsqueeze(0))
-    with paddle.no_grad():
-        logits = restore_size(logits, sample.get('trans_info', ())).astype('float32')
-        confidence = F.softmax(logits, axis=1).max(axis=1)[0].numpy()
-    if not np.isfinite(confidence).all():
-        raise UserError('expected finite logits, found NaN or infinity; check --model_path')
+    train_ids, confidence = maps.classes_and_confidence(predict.original_logits(sample).astype('float32'))
     # In float64 the product is exact; rounded up, a confidence could reach a threshold that it is below.
-    confidence = np.floor(confidence.astype(np.float64) * 255).astype(np.uint8)
-    return logits.argmax(axis=1)[0].numpy().astype(np.uint8), confidence
+    return train_ids, np.floor(confidence.astype(np.float64) * 255).astype(np.uint8)
 
 
 def predict_all(predict: Predictor, transforms: Callable[[dict[str, Any]], dict[str, Any]], label_set: LabelSet,
@@ -178,17 +170,6 @@ class Bar:
         self.bar.close()
 
 
-def gather(value: Any) -> list[Any]:
-    """The values of all processes, in the order of their ranks. Acts as a barrier."""
-    import paddle
-
-    if paddle.distributed.get_world_size() == 1:
-        return [value]
-    values: list[Any] = []
-    paddle.distributed.all_gather_object(values, value)
-    return values
-
-
 def main(argv: Sequence[str] | None = None) -> int | None:
     args = parse_args(argv)
     cli.start_paddle()
@@ -202,6 +183,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     from datasets.sampling import shard
     from inference import backends
     from inference.predictor import Predictor
+    from inference.processes import gather
     from tools.autolabelling import files, thresholds
 
     logger = logging.getLogger('autolabel')

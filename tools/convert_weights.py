@@ -3,9 +3,10 @@
     python tools/convert_weights.py cityscapes_ocrnet.HRNet_Mscale.pth model.pdparams
     python tools/convert_weights.py model.pdparams nvidia.safetensors --names nvidia
 
-IN is read without torch and without running anything in it: .pdparams, safetensors or the zip files of torch.save. OUT
-is .pdparams or .safetensors. Every tensor is accounted for: what is left over or missing is listed, and nothing is
-written where a tensor has no place. The last lines say how the source was trained, and which config follows that.
+IN is read without torch and without running anything in it: .pdparams, safetensors, or .pth of any torch.save but the
+first ones. OUT is .pdparams or .safetensors. Every tensor is accounted for: what is left over or missing is listed, and
+nothing is written where a tensor has no place. The last lines say how the source was trained, and which config follows
+that.
 """
 import argparse
 import os

@@ -34,15 +34,16 @@ def main() -> None:
     iters = max(int(folder.name[5:]) for folder in (ROOT / RUN).glob('iter_*'))
     weights = f'{RUN}/iter_{iters}/model.pdparams'
     step('evaluate at scales 0.5, 1 and 1.5 with flip', 'val.py', '--config', CONFIG, '--model_path', weights,
-         '--aug_eval', '--flip_horizontal')
+         '--aug_eval', '--flip_horizontal', '--report', f'{RUN}/report')
     step('paint predictions', 'predict.py', '--config', CONFIG, '--model_path', weights,
          '--image_path', f'{DATA}/leftImg8bit/val', '--save_dir', f'{RUN}/predictions')
     report = json.loads((ROOT / RUN / f'iter_{iters}' / 'evaluation_toy_flip.json').read_text())
     print(f'\nDone in {time.perf_counter() - start:.0f} s.'
-          f'\n  mIoU on the toy validation set: {report["miou"]:.4f} ({report["images"]} images, see above)'
+          f'\n  mIoU on the toy validation set: {report["miou"]:.4f} ({len(report["images"])} images, see above)'
           f'\n  predictions:     {RUN}/predictions/pseudo_color_prediction'
           f'\n  overlays:        {RUN}/predictions/added_prediction'
-          f'\n  training curves: {Path(sys.executable).with_name("visualdl")} --logdir {RUN} --disable-telemetry')
+          f'\n  training curves: {Path(sys.executable).with_name("visualdl")} --logdir {RUN} --disable-telemetry'
+          f'\n  to look at, in a browser: {(ROOT / RUN / "report/index.html").as_uri()}')
 
 
 if __name__ == '__main__':

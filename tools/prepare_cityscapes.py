@@ -8,6 +8,7 @@ refinement_final_v0.zip, or some of them; files that already exist in dataset_ro
 
     leftImg8bit/{train,val,test}/<city>/*_leftImg8bit.png
     gtFine/{train,val,test}/<city>/*_gtFine_labelIds.png and, made from them, *_gtFine_labelTrainIds.png
+    gtFine/val/<city>/*_gtFine_instanceIds.png, for val.py --official
     leftImg8bit_trainextra/leftImg8bit/train_extra/<city>/*_leftImg8bit.png
     convert_autolabelled/<city>/*_leftImg8bit.png, made from the auto-labels, which are not unpacked themselves
 
@@ -48,6 +49,7 @@ from tools.shared.workers import add_num_workers_flag, check_num_workers
 
 CORRUPT = CORRUPT_NAME + autolabeling.SUFFIX
 UNUSED = '.unused'
+INSTANCES = '_gtFine_instanceIds.png'
 
 
 def prepare(root: Path, zips: str | os.PathLike | None, num_workers: int) -> int:
@@ -146,14 +148,17 @@ def _set_aside(path: Path) -> None:
 
 
 def _needed_labels(root: Path, members: Sequence[Member]) -> list[Member]:
-    """The members of the fine labels to unpack: label images, and polygons where there is no label image anywhere."""
+    """The members of the fine labels to unpack: label images, the instances of val, and polygons where there is no
+    label image anywhere."""
     images = {member.target for member in members if member.target.endswith(convert_cityscapes.SOURCE)}
 
     def image_of(polygons: str) -> str:
         return polygons.removesuffix(convert_cityscapes.POLYGONS) + convert_cityscapes.SOURCE
 
-    return [member for member in members if member.target in images or not (
-        image_of(member.target) in images or Path(root, image_of(member.target)).exists())]
+    return [member for member in members if member.target in images
+            or (member.target.endswith(INSTANCES) and member.target.startswith('gtFine/val/'))
+            or (member.target.endswith(convert_cityscapes.POLYGONS) and not (
+                image_of(member.target) in images or Path(root, image_of(member.target)).exists()))]
 
 
 def _any_exists(root: Path, *patterns: str) -> bool:

@@ -62,7 +62,8 @@ def test_what_is_written_is_read_back(tmp_path, labels):
     ('classes: []', 'key classes: expected a list of 1 to 255 classes, found []; list them'),
     ('classes: {road: 1}', 'key classes: expected a list of 1 to 255 classes'),
     (f'classes: {[0] * 256}', 'key classes: expected a list of 1 to 255 classes'),
-    ('classes: [road]', "key classes.0: expected {name: text, color: [R, G, B]} and perhaps label_id: 0-255, found 'r"),
+    ('classes: [road]', "key classes.0: expected {name: text, color: [R, G, B]} and perhaps label_id: 0-255, "
+                        "category: text, found 'road'"),
     ('classes: [{name: no, color: [1, 2, 3]}]', "key classes.0: expected {name: text"),  # YAML reads no as False
     ('classes: [{name: a, color: [1, 2]}]', 'key classes.0: expected'),
     ('classes: [{name: a, color: [1, 2, 256]}]', 'key classes.0: expected'),
@@ -74,7 +75,10 @@ def test_what_is_written_is_read_back(tmp_path, labels):
     ('classes: [{name: a, color: [1, 2, 3], label_id: 1}, {name: b, color: [1, 2, 3], label_id: 1}]',
      'key classes: expected different label ids, found [1, 1]; correct it'),
     ('classes: [{name: a, color: [1, 2, 3], label_id: 1}, {name: b, color: [1, 2, 3]}]',
-     'key classes: expected a label_id for every class or for none, found 1 for 2 classes; correct it')])
+     'key classes: expected a label_id for every class or for none, found 1 for 2 classes; correct it'),
+    ('classes: [{name: a, color: [1, 2, 3], category: x}, {name: b, color: [1, 2, 3]}]',
+     'key classes: expected a category for every class or for none, found 1 for 2 classes; correct it'),
+    ('classes: [{name: a, color: [1, 2, 3], category: 3}]', 'key classes.0: expected')])
 def test_what_is_refused(tmp_path, text, expected):
     with pytest.raises(ValueError) as error:
         say(tmp_path, text)

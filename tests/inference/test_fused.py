@@ -4,9 +4,11 @@ import paddle
 import paddle.nn.functional as F
 import pytest
 
+from common.errors import UserError
 from inference import fused, fused_network, memory
 from inference.backends import fuse_for_inference
 from inference.backends.paddle_backend import PaddleExecutor
+from inference.converted import write_parts
 from inference.fused_network import FusedNetwork
 from inference.paddle_operations import PaddleOps
 from inference.row_strips import bilinear_rows, split_rows
@@ -144,11 +146,15 @@ def test_object_context_as_a_mix_of_vectors(model, executor):
     close(attention, model.scale_attn(ocr), conditions[1])
 
 
+@pytest.mark.parametrize('tall', [False, True])
 @pytest.mark.parametrize('shape,above,size', [((24, 32), (96, 128), (48, 64)), ((19, 27), (75, 105), (50, 70)),
                                               ((10, 12), (40, 48), (40, 48)), ((10, 12), (40, 48), (20, 60))])
-def test_enlarging_and_shrinking_without_the_large_image(monkeypatch, shape, above, size):
+def test_enlarging_and_shrinking_without_the_large_image(monkeypatch, shape, above, size, tall):
     monkeypatch.setattr(fused_network, 'CHUNK', 5 * K * above[1])  # five rows at a time
     x = paddle.to_tensor(fill.image(5, [1, K, 32, 32])[:, :, :shape[0], :shape[1]])
+    if tall:
+        monkeypatch.setattr(fused_network, 'MATRIX', 0)
+        monkeypatch.setattr(fused_network, 'TALL', 7)
     close(fused_network.resize_via(x, above, size), enlarged(enlarged(x, above), size),
           # from the enlarged image its positions are so many times larger, and its neighbours so many times closer
           floor=rounding.of_sum(8) + rounding.of_positions(max(shape), max(shape)))
@@ -176,21 +182,27 @@ def test_the_whole_equals_the_plain_network(model, executor, scales, strip):
     assert len(np.unique(expected.argmax(1))) > 2, 'the comparison must have something to compare'
 
 
-def test_attention_map(model, executor):
-    image = fill.image(7, [1, 3, 75, 106])
-    x = paddle.to_tensor(image)
-    condition = sensitivity(of_network(lambda x: model.attention_map(x, 0.5)), image)
-    network = FusedNetwork(executor, [0.5, 1.0], memory.footprint(model))
-    with paddle.no_grad():
-        close(network.attention_map(x, 0.5), model.attention_map(x, 0.5), condition)
-
-
 def test_the_model_itself_is_left_alone(model):
     before = {name: value.numpy().copy() for name, value in model.state_dict().items()}
     fuse_for_inference(model)(paddle.to_tensor(fill.image(7, [1, 3, 64, 64])))
     after = model.state_dict()
     assert list(before) == list(after)
     assert all((before[name] == after[name].numpy()).all() for name in before)
+
+
+@pytest.mark.parametrize('use', [fuse_for_inference, lambda model: write_parts(model, None)])
+def test_a_batch_norm_that_folds_beyond_float32_is_named(model, use):
+    variance = model.state_dict()['scale_attn.atten_head.1._batch_norm._variance']
+    weight = model.state_dict()['scale_attn.atten_head.1._batch_norm.weight']
+    before = variance.numpy(), weight.numpy()
+    variance.set_value(np.zeros_like(before[0]))
+    weight.set_value(np.full_like(before[1], 3e38))
+    try:
+        with pytest.raises(UserError, match=r'NaN or infinity in scale_attn\.atten_head\.1; use an earlier checkpoint'):
+            use(model)
+    finally:
+        variance.set_value(before[0])
+        weight.set_value(before[1])
 
 
 def test_what_can_be_fused(model):

@@ -70,7 +70,7 @@ def test_images_of_a_folder_a_list_and_one_file(tmp_path):
     for name in ('b.png', 'sub/a.JPG', 'sub/a.png', 'notes.md', 'out/b.png'):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b'')
-    found = pictures.find_inputs(tmp_path, exclude=tmp_path / 'out')
+    found = pictures.find_inputs(tmp_path, exclude=[tmp_path / 'out'])
     assert [(image.relative_to(tmp_path).as_posix(), str(out)) for image, out in found] == [
         ('b.png', 'b'), ('sub/a.JPG', 'sub/a.JPG'), ('sub/a.png', 'sub/a.png')]
     (tmp_path / 'list.txt').write_text('b.png\n\nsub/a.JPG\n')

@@ -1,9 +1,8 @@
 """Reading weights of every kind, and refusing files that want more than that."""
+import importlib
 import json
 import resource
 import signal
-import subprocess
-import sys
 import tracemalloc
 import zipfile
 from pathlib import Path
@@ -15,8 +14,8 @@ import safetensors.numpy
 
 from common.errors import UserError
 from models.weight_files import NAME_TABLE, read_state
-from tests.conftest import PATIENCE, ROOT
-from tests.models import crafted, crafted_archives
+from tests.conftest import PATIENCE, run_script
+from tests.models import crafted, crafted_archives, crafted_streams
 
 ARRAYS = {'a': np.arange(6, dtype='float32').reshape(2, 3), 'b': np.array(3), 'c': np.zeros([0, 4], 'float32'),
           'd': np.arange(4, dtype='int32'), 'e': np.array([True, False]), 'f': np.linspace(0, 1, 5).astype('float16')}
@@ -84,36 +83,40 @@ def test_safetensors(tmp_path):
     same(read_state(path), {'h': np.array([1.0, -2.5], 'float32')})
 
 
-def torch_tensor(key, size, stride, offset=0, storage='FloatStorage', count=12):
-    """Instructions of pickle that rebuild a tensor as torch writes them."""
-    def text(value):
-        return b'X' + len(value).to_bytes(4, 'little') + value.encode()
+@pytest.mark.parametrize('form', ['zip', 'stream'])
+def test_files_of_torch_without_torch(tmp_path, form):
+    """An OrderedDict with views of one storage: contiguous, transposed, with an offset; a scalar, bfloat16, nothing."""
+    def tensor(key, size, stride, offset=0, kind='Float', count=12):
+        return crafted.tensor(key, crafted.plain(size), crafted.plain(stride), crafted.plain(offset),
+                              crafted.plain(count), kind, b'' if form == 'zip' else b'N')
 
-    def integers(values):
-        return b'(' + b''.join(b'K' + bytes([value]) for value in values) + b't'
-
-    return (b'ctorch._utils\n_rebuild_tensor_v2\n((' + text('storage') + f'ctorch\n{storage}\n'.encode() + text(key)
-            + text('cpu') + b'K' + bytes([count]) + b'tQK' + bytes([offset]) + integers(size) + integers(stride)
-            + b'\x89ccollections\nOrderedDict\n)RtR')
-
-
-def test_torch_zip_files_without_torch(tmp_path):
-    """An OrderedDict with views of one storage: contiguous, transposed, with an offset, a scalar, bfloat16."""
     data = np.arange(12, dtype='float32')
-    entries = {'plain': torch_tensor('0', (3, 4), (4, 1)), 'transposed': torch_tensor('0', (4, 3), (1, 4)),
-               'offset': torch_tensor('0', (2,), (3,), offset=5),
-               'scalar': torch_tensor('1', (), (), 0, 'LongStorage', 1),
-               'half': torch_tensor('2', (2,), (1,), 0, 'BFloat16Storage', 2)}
-    pickled = b'\x80\x02ccollections\nOrderedDict\n)R('
-    for name, code in entries.items():
-        pickled += b'X' + len(name).to_bytes(4, 'little') + name.encode() + code
-    pickled += b'u}X\x09\0\0\0_metadataK\x01sb.'
+    entries = {'plain': tensor('0', (3, 4), (4, 1)), 'transposed': tensor('0', (4, 3), (1, 4)),
+               'offset': tensor('0', (2,), (3,), offset=5), 'scalar': tensor('1', (), (), 0, 'Long', 1),
+               'half': tensor('2', (2,), (1,), 0, 'BFloat16', 2), 'nothing': tensor('3', (0, 4), (4, 1), 0, 'Half', 0)}
+    body = b'ccollections\nOrderedDict\n)R(' + b''.join(crafted.text(name) + code for name, code in entries.items())
+    body += b'u}' + crafted.text('_metadata') + b'K\x01sb'
+    storages = {'0': (12, data.tobytes()), '1': (1, np.int64(7).tobytes()), '2': (2, b'\x80\x3f\x20\xc0'),
+                '3': (0, b'')}
     path = tmp_path / 'x.pth'
-    path.write_bytes(crafted.torch_zip(pickled, **{'0': data.tobytes(), '1': np.int64(7).tobytes(),
-                                                   '2': b'\x80\x3f\x20\xc0'}))
+    path.write_bytes(crafted_streams.stream(body, storages) if form == 'stream' else crafted.torch_zip(
+        b'\x80\x02' + body + b'.', **{key: content for key, (_, content) in storages.items()}))
     plain = data.reshape(3, 4)
     same(read_state(path), {'plain': plain, 'transposed': plain.T.copy(), 'offset': data[[5, 8]], 'scalar': np.array(7),
-                            'half': np.array([1.0, -2.5], 'float32')})
+                            'half': np.array([1.0, -2.5], 'float32'), 'nothing': np.zeros([0, 4], 'float16')})
+
+
+@pytest.mark.parametrize('protocol', [2, 3, 4])
+def test_a_stream_of_any_protocol_with_an_optimizer(tmp_path, protocol):
+    """What a training saved: plain values, and momenta under the addresses that parameters had in the process."""
+    address, path = 140_234_567_890_128, tmp_path / 'x.pth'
+    momentum = b'}' + crafted.text('momentum_buffer') + crafted.tensor(view=b'N') + b's'
+    body = b'}(' + crafted.text('epoch') + b'K\xae' + crafted.text('state') + b'}' + crafted.plain(address) + momentum
+    body += b'su'
+    path.write_bytes(crafted_streams.stream(body, {'0': (4, ARRAYS['d'].astype('f4').tobytes())}, protocol=protocol))
+    found = read_state(path)
+    assert found.keys() == {'epoch', 'state'} and found['epoch'] == 174 and list(found['state']) == [address]
+    same(found['state'][address], {'momentum_buffer': ARRAYS['d'].astype('f4')})
 
 
 REASONS = {  # where Python's own library would stop at something else, or a smaller file would do no harm
@@ -122,11 +125,22 @@ REASONS = {  # where Python's own library would stop at something else, or a sma
     'bytes used by many arrays': 'by using some of it many times',
     'text encoded many times': 'by using some of it many times',
     'torch: one storage turned many times': 'by using some of it many times',
+    'stream: one storage turned many times': 'by using some of it many times',
+    'stream: gigabytes of storage': f'({4 << 60} bytes announced where 16 are left)',
+    'stream: a storage of two types': "storage '0' of two types or sizes",
+    'stream: a storage listed twice': 'a list of storages other than those that are used',
+    'stream: a storage that nothing uses': 'a list of storages other than those that are used',
+    **{f'stream: {what}': 'a persistent id that is no storage' for what in (
+        'a part of another storage', 'less than nothing announced', 'a number of values that is text',
+        'a number of values with a fraction', 'a key of megabytes')},
+    'stream: a storage larger than announced': 'a storage of 5 values where 4 are announced',
+    'stream: bytes at the end': '1 bytes after the last storage',
+    'torch: tar': 'the tar form of the first versions of torch',
     'name with a line break': r"the name 'os.system\nerror: fine'"}
 
 
 def all_crafted(marker):
-    return {**crafted.files(marker), **crafted_archives.files()}
+    return {**crafted.files(marker), **crafted_archives.files(), **crafted_streams.files(f'touch {marker}')}
 
 
 @pytest.fixture(scope='session')
@@ -219,6 +233,7 @@ ENTRIES = {
     'resume optimizer': ['train.py', '--save_dir', '{tmp}/run', '--resume_model', '{tmp}/iter_1/model.pdopt'],
     'resume averages': ['train.py', '--save_dir', '{tmp}/run', '--resume_model', '{tmp}/iter_1/ema_model.pdparams',
                         '--opts', 'options.ema=0.9'],
+    'export': ['export.py', '--save_dir', '{tmp}/out', '--model_path', '{file}'],
     'convert': ['tools/convert_weights.py', '{file}', '{tmp}/out.pdparams'],
     'model of PaddleSeg': ['train.py', '--config', '{tmp}/model.yml', '--save_dir', '{tmp}/run'],
     'backbone of PaddleSeg': ['train.py', '--config', '{tmp}/backbone.yml', '--save_dir', '{tmp}/run'],
@@ -229,7 +244,7 @@ ENTRIES = {
 
 
 @pytest.mark.parametrize('entry', ENTRIES)
-def test_every_entry_reads_safely(entry, tiny_config, toy, tmp_path):
+def test_every_entry_reads_safely(entry, tiny_config, toy, tmp_path, capfd):
     """A file that would run code, at each place where a command line reads one: status 1, one line, nothing runs."""
     marker, file = tmp_path / 'marker', tmp_path / 'w.pdparams'
     evil = crafted.files(marker)['os.system in a state dict']
@@ -246,10 +261,13 @@ def test_every_entry_reads_safely(entry, tiny_config, toy, tmp_path):
             f'_base_: {tiny_config}\nmodel: {{_inherited_: False, {model.format(file=file)}}}\n')
     if '--config' not in command and not command[0].endswith('convert_weights.py'):
         command += ['--config', str(tiny_config)]
-    done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True)
-    lines = done.stderr.strip().splitlines()
-    assert done.returncode == 1 and not marker.exists(), done.stderr
-    assert lines[-1].startswith('error: ') and 'the name posix.system' in lines[-1] and 'Traceback' not in done.stderr
+    script, *arguments = command
+    main = importlib.import_module(script.removesuffix('.py').replace('/', '.')).main
+    capfd.readouterr()
+    status, printed = run_script(main, *arguments), capfd.readouterr().err
+    lines = printed.strip().splitlines()
+    assert status == 1 and not marker.exists(), printed
+    assert lines[-1].startswith('error: ') and 'the name posix.system' in lines[-1] and 'Traceback' not in printed
 
 
 PADDLESEG = {

@@ -11,32 +11,45 @@ from common.config import Config
 from common.errors import UserError
 from inference import backends
 from models import layers
-from models.hrnet import HRNet, HRNet_W48_NV
+from models.hrnet import HRNet
 from models.mscale_ocrnet import MscaleOCRNet
-from models.weight_names import from_torch, nvidia_name, to_torch
+from models.weight_names import nvidia_name, to_torch
 from models.weights import load_pretrained, load_weights
 from tests import fill, nvidia, rounding
+from tests.built import Built
 from tests.conftest import ROOT
+
+CONFIG = ROOT / 'configs/nvidia_hrnet_ocr_mscale.yml'
 
 
 @pytest.fixture(scope='module')
-def model():
-    model = MscaleOCRNet(19, HRNet_W48_NV(), [0])
-    checkpoint = {'epoch': 174, 'state_dict': {f'module.{name}': value for name, value in nvidia.filled().items()}}
-    state = from_torch(checkpoint, model.state_dict())
-    assert state.keys() == model.state_dict().keys()
-    model.set_state_dict(state)
+def filled():
+    return nvidia.filled()
+
+
+@pytest.fixture(scope='module')
+def published(filled, tmp_path_factory):
+    """NVIDIA's file, as torch.save wrote it when they trained."""
+    path = tmp_path_factory.mktemp('nvidia') / 'cityscapes_ocrnet.HRNet_Mscale.pth'
+    yield nvidia.write_pth(path, filled, form='stream')
+    path.unlink()
+
+
+@pytest.fixture(scope='module')
+def model(published):
+    """The network of the config for NVIDIA's weights, with the weights of their file."""
+    model = Builder(Config(CONFIG, with_pretrained=False)).model
+    load_weights(model, published)
     model.eval()
     return model
 
 
-def test_every_tensor_has_its_name_and_shape(model):
+def test_every_tensor_has_its_name_and_shape(model, filled):
     found = to_torch({name: value.numpy() for name, value in model.state_dict().items()})
-    assert {name: list(value.shape) for name, value in found.items()} == {
-        name: shape for name, shape, _ in nvidia.listed()}
-    expected = nvidia.filled()
-    assert list(found) == list(expected) or set(found) == set(expected)
-    assert all(np.array_equal(found[name], expected[name]) for name in expected), 'there and back: the same file'
+    described = [[name, list(value.shape), value.dtype.name] for name, value in found.items()]
+    assert sorted(described) == sorted(nvidia.listed())
+    assert found.keys() == filled.keys()
+    assert all(np.array_equal(found[name], filled[name]) for name in filled), 'there and back: the same file'
 
 
 @pytest.fixture(scope='module')
@@ -53,19 +66,9 @@ def plain(model):
 
 
 @pytest.fixture(scope='module')
-def published(tmp_path_factory):
-    """NVIDIA's file, as torch.save writes it."""
-    path = tmp_path_factory.mktemp('nvidia') / 'cityscapes_ocrnet.HRNet_Mscale.pth'
-    yield nvidia.write_pth(path, nvidia.filled())
-    path.unlink()
-    from_config.cache_clear()
-
-
-@functools.cache
-def from_config(backend, path):
-    """What val.py makes of NVIDIA's config and file."""
-    config = Config(ROOT / 'configs/nvidia_hrnet_ocr_mscale.yml', with_pretrained=False)
-    return backends.create(Builder(config), path, backend)
+def of_backend(model, published):
+    """name of a backend -> what val.py makes of NVIDIA's config and file, but for a network of its own."""
+    return functools.cache(lambda backend: backends.create(Built(model), published, backend))
 
 
 def agree(found, case, condition):
@@ -88,11 +91,11 @@ def test_the_plain_logits_are_nvidias(plain, case):
 
 @pytest.mark.parametrize('case', nvidia.CASES)
 @pytest.mark.parametrize('backend', ['paddle', 'openvino', 'onnxruntime'])
-def test_the_logits_of_every_backend_are_nvidias(plain, published, backend, case):
+def test_the_logits_of_every_backend_are_nvidias(plain, of_backend, backend, case):
     """From NVIDIA's file and the config for it, on the way that val.py goes."""
     if backend not in backends.installed():
         pytest.skip('not installed')
-    network = from_config(backend, published)
+    network = of_backend(backend)
     assert network.n_scales == [0.5, 1.0, 2.0] and network.executor.name == backend
     network.n_scales = nvidia.CASES[case][0][::-1]  # in another order
     agree(network(paddle.to_tensor(nvidia.image(case)))[0].numpy(), case, plain(case)[1])
@@ -101,7 +104,7 @@ def test_the_logits_of_every_backend_are_nvidias(plain, published, backend, case
 
 def test_the_config_is_what_nvidias_code_fixes():
     """Its normalisation, read from the images on; its classes in its order."""
-    builder = Builder(Config(ROOT / 'configs/nvidia_hrnet_ocr_mscale.yml', with_pretrained=False))
+    builder = Builder(Config(CONFIG, with_pretrained=False))
     (normalize,) = builder.val_transforms
     pixel = np.array([[[255, 0, 51]]], 'float32')  # R, G, B
     found = normalize({'img': pixel})['img'].reshape(-1)

@@ -24,7 +24,8 @@ def check_tree(root, drawn, without=()):
     """All that is published of the drawn tree, and nothing else."""
     expected = set()
     for name, source in files(drawn).items():
-        if name.startswith('leftImg8bit') or name == 'dataset.yml' or name.endswith('labelIds.png'):
+        instances = name.startswith('gtFine/val/') and name.endswith('instanceIds.png')
+        if name.startswith('leftImg8bit') or name == 'dataset.yml' or name.endswith('labelIds.png') or instances:
             expected.add(name)
             if name not in without:
                 assert (root / name).read_bytes() == source.read_bytes()
@@ -35,7 +36,7 @@ def check_tree(root, drawn, without=()):
             if train_ids not in without:
                 np.testing.assert_array_equal(read(root / train_ids), by_formula(read(source)))
     assert set(files(root)) == expected - set(without)
-    assert len(expected) == 8 + 2 * 8 + 2 * 5 + 1
+    assert len(expected) == 8 + 2 * 8 + 2 * 5 + 1 + 2
 
 
 def rewrite(path, change):

@@ -61,13 +61,15 @@ def part(state, heads):
 
 FORMS = {  # {what: (state dict of that form, arguments of nvidia.write_pth, what is missing, what the source was)}
     'NVIDIA, module. inside state_dict': (lambda s: s, {}, '', "NVIDIA's network"),
+    'NVIDIA, before torch 1.6': (lambda s: s, {'form': 'stream'}, '', "NVIDIA's network"),
     'NVIDIA, bare': (lambda s: s, {'prefix': '', 'inside': False}, '', "NVIDIA's network"),
     'NVIDIA, OCRNet': (lambda s: part(s, ('backbone.', 'ocr.')), {}, 'scale_attn.', "NVIDIA's network"),
     'HRNet with OCR': (hrnet_ocr, {'prefix': '', 'inside': False}, 'scale_attn.', "HRNet with OCR of HRNet's authors"),
     'HRNet on ImageNet': (lambda s: {**{name.removeprefix('backbone.'): value for name, value in part(
         s, 'backbone.').items()}, 'classifier.weight': np.ones([9, 4], 'float32'), 'final_layer.0.bias': np.ones(
             9, 'float32'), 'incre_modules.0.0.bn1.running_mean': np.ones(4, 'float32')},
-        {'prefix': '', 'inside': False}, ('scale_attn.', 'ocrnet.head.'), 'HRNet trained on ImageNet'),
+        {'prefix': '', 'inside': False, 'form': 'stream'}, ('scale_attn.', 'ocrnet.head.'),
+        'HRNet trained on ImageNet'),
     'timm': (lambda s: {**{name.removeprefix('backbone.'): value for name, value in part(s, 'backbone.').items()},
                         'incre_modules.0.0.downsample.0.weight': np.ones([4, 4, 1, 1], 'float32'),
                         'downsamp_modules.0.0.weight': np.ones(4, 'float32'), 'classifier.bias': np.ones(9, 'float32')},

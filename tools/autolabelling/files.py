@@ -3,7 +3,7 @@ from __future__ import annotations  # common.config imports Paddle, which the us
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -13,7 +13,7 @@ import numpy as np
 from common.atomic_io import sha256_of, write_atomically
 from common.errors import FileError, UserError
 from datasets.labels import LabelSet
-from inference import pictures
+from inference import pictures, run_settings
 from tools.shared.folders import describe_folder
 from tools.shared.label_ids import highest_id, read_label_ids
 from tools.shared.png import encode_png
@@ -161,25 +161,11 @@ def check_folder(save_dir: str | os.PathLike, settings: Mapping[str, Any]) -> No
             raise UserError(f'--save_dir {save_dir}: expected a new or empty folder or one with {SETTINGS}, found '
                              f'{describe_folder(Path(save_dir))}; choose another, nothing was overwritten')
         return
-    old, new = _flat(known['settings']), _flat(settings)
-    other = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+    other = run_settings.difference(known['settings'], settings)
     if other and any(Path(save_dir).rglob('*_prediction.png')):
-        key = other[0]
         raise UserError(f'--save_dir {save_dir}: expected predictions made with the settings of this run, found in '
-                         f'{SETTINGS} {key}: {old.get(key)!r:.60}, now {new.get(key)!r:.60}; choose another --save_dir')
+                         f'{SETTINGS} {other}; choose another --save_dir')
 
 
 def remember(save_dir: str | os.PathLike, dic: Mapping[str, Any]) -> None:
     write_atomically(Path(save_dir) / SETTINGS, json.dumps(dic, indent=1, ensure_ascii=False).encode())
-
-
-def _flat(value: Any, key: str = '') -> dict[str, Any]:
-    """{'a.b.0': leaf} of nested mappings and lists."""
-    items: Iterable[tuple[Any, Any]]
-    if isinstance(value, dict):
-        items = value.items()
-    elif isinstance(value, list):
-        items = enumerate(value)
-    else:
-        return {key: value}
-    return {k: v for name, inner in items for k, v in _flat(inner, f'{key}.{name}' if key else str(name)).items()}

@@ -44,7 +44,7 @@ IMAGES = Kind('leftImg8bit_trainvaltest.zip', 'the images of train, val and test
               re.compile(rf'leftImg8bit/(?P<split>train|val|test)/{_CITY}_leftImg8bit\.png)'),
               'leftImg8bit/{split}/{city}/{file}', size='11 GB')
 FINE = Kind('gtFine_trainvaltest.zip', 'the fine labels',
-            re.compile(rf'gtFine/(?P<split>train|val|test)/{_CITY}_gtFine_(labelIds\.png|polygons\.json))'),
+            re.compile(rf'gtFine/(?P<split>train|val|test)/{_CITY}_gtFine_((label|instance)Ids\.png|polygons\.json))'),
             'gtFine/{split}/{city}/{file}', size='241 MB')
 EXTRA = Kind('leftImg8bit_trainextra.zip', 'the images of train_extra',
              re.compile(rf'leftImg8bit/train_extra/{_CITY}_leftImg8bit\.png)'),

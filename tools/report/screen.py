@@ -5,15 +5,11 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
+from inference.report.look import printable
 from tools.report.scan import KINDS
 from tools.report.statistics import RARE_IMAGES, RARE_PIXELS
 
 SHOWN = 10  # problems per kind; the JSON file has all of them
-
-
-def printable(text: object) -> str:
-    """The text as a single line that can be encoded, even for odd file names."""
-    return ''.join(c if c.isprintable() else c.encode('unicode_escape').decode() for c in str(text))
 
 
 def say(text: str) -> None:
