@@ -27,7 +27,7 @@ from inference.pictures import find_inputs, read_image
 logger = logging.getLogger(__name__)
 
 SEED = 0
-WINDOW = (256, 512)  # (H, W) at most, to calibrate on: NNCF keeps all activations of an image, 2.5 GB for HRNet-W48
+WINDOW = (256, 512)  # (H, W) at most, to calibrate on: NNCF keeps all activations of an image, 7 GB for HRNet-W48
 CHECKED = 8  # images at most
 CHECKED_WINDOW = (512, 1024)
 FLOAT = ('resizing', 'concatenation', 'softmax', 'products with object regions', 'classifiers', 'sigmoid',
