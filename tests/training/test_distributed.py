@@ -108,5 +108,6 @@ def test_predict_under_the_launcher_shares_the_images(tiny_config, tmp_path, cap
     assert 'predicted 3 of 5 images' in log
     other = (tmp_path / 'logs' / 'workerlog.1').read_text()
     assert 'error: ' not in other and 'predicted' not in other
-    log = launch(2, tmp_path / 'again', 'predict.py', *common, '--save_dir', tmp_path / 'two', '--skip_existing', status=1)
+    log = launch(2, tmp_path / 'again', 'predict.py', *common, '--save_dir', tmp_path / 'two', '--skip_existing',
+                 status=1)
     assert '3 of 5 images have their predictions already' in log and 'predicted 0 of 2 images' in log

@@ -1,5 +1,6 @@
 """Killed at random moments and started again, a run ends in the same bits and the same record as one left alone."""
 import contextlib
+import functools
 import hashlib
 import json
 import random
@@ -66,10 +67,20 @@ def record_of(folder):
             for line in (Path(folder) / 'metrics.jsonl').read_text().splitlines()]
 
 
-def kill_and_compare(tmp_path, num_workers, processes, kills, iters, seed=0):
+@pytest.fixture(scope='module')
+def left_alone(tmp_path_factory):
+    """(processes, iters) -> the folder of a run without workers, which change nothing."""
+    @functools.cache
+    def folder(processes, iters):
+        found = tmp_path_factory.mktemp('left_alone') / 'run'
+        run_to_the_end(found, 0, processes, iters)
+        return found
+
+    return folder
+
+
+def kill_and_compare(straight, killed, num_workers, processes, kills, iters, seed=0):
     """Kill a run `kills` times at random moments, let it finish, compare; returns the number of kills that hit it."""
-    straight, killed = tmp_path / 'straight', tmp_path / 'killed'
-    run_to_the_end(straight, num_workers, processes, iters)
     rng = random.Random(seed)
     entries = len(record_of(straight))
     moments = sorted(rng.sample(range(2, entries - 2), kills))
@@ -82,14 +93,16 @@ def kill_and_compare(tmp_path, num_workers, processes, kills, iters, seed=0):
 
 
 @pytest.mark.parametrize('num_workers, processes', [(0, 1), (2, 1), (0, 2)])
-def test_kills(tmp_path, num_workers, processes):
-    assert kill_and_compare(tmp_path, num_workers, processes, kills=1, iters=ITERS) == 1
+def test_kills(left_alone, tmp_path, num_workers, processes):
+    straight = left_alone(processes, ITERS)
+    assert kill_and_compare(straight, tmp_path / 'killed', num_workers, processes, kills=1, iters=ITERS) == 1
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('num_workers, processes', [(0, 1), (2, 1), (0, 2), (2, 2)])
-def test_many_kills(tmp_path, num_workers, processes):
-    hits = kill_and_compare(tmp_path, num_workers, processes, kills=6, iters=100, seed=num_workers + processes)
+def test_many_kills(left_alone, tmp_path, num_workers, processes):
+    hits = kill_and_compare(left_alone(processes, 100), tmp_path / 'killed', num_workers, processes, kills=6, iters=100,
+                            seed=num_workers + processes)
     print(f'{hits} kills hit the run with {num_workers} workers, {processes} processes')
     assert hits >= 5
 
