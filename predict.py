@@ -38,13 +38,13 @@ def main(argv: Sequence[str]) -> int | None:
     cli.start_paddle()
     import paddle
 
-    from common.atomic_io import sha256_of
     from common.builder import Builder
     from common.config import Config
     from common.model_zoo import local_weights
     from inference import video
     from inference.folder import Pictures
     from inference.report.report import ReportWriter, facts
+    from inference.run_settings import of_prediction
     from inference.segmenter import Segmenter
     from inference.submission import Submission
     from inference.video_prediction import VideoPrediction
@@ -68,8 +68,7 @@ def main(argv: Sequence[str]) -> int | None:
     config = Config(args.config, args.opts, with_pretrained=False)
     builder = Builder(config)
     if work is None:  # what it leaves behind is continued by a run with the same settings only
-        settings = {'weights_sha256': sha256_of(weights), 'model': config.dic['model'], 'test_time': test_time,
-                    'transforms': config.val_dataset_cfg.get('transforms'), 'precision': args.precision}
+        settings = of_prediction(config, weights, test_time=test_time, precision=args.precision)
         if is_video:
             work = VideoPrediction(args.image_path, args.save_dir, args.every, args.temporal_smoothing,
                                    {**settings, 'custom_color': args.custom_color}, args.skip_existing)

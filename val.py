@@ -52,7 +52,7 @@ def main(argv: Sequence[str]) -> None:
     weights = Path(args.model_path)
     report = weights.with_name(f'evaluation_{Path(args.config).stem}{flags.describe(args)}.json')
     builder = Builder(config)
-    page = ReportWriter(args.report, args.resume) if args.report else None
+    page = ReportWriter(args.report) if args.report else None
     flags.check_writable(report.parent)
     if args.per_image:
         evaluation_report.check_format('--per_image', args.per_image)
@@ -70,9 +70,11 @@ def main(argv: Sequence[str]) -> None:
     network = backends.create(builder, args.model_path, **flags.network_options(args))
     predict = Predictor(network, **options)
     made_of = settings_of(config, weights, labels, image_names(dataset), {
-        **options, 'backend': args.backend, 'precision': args.precision, 'report': bool(page)}, scores)
+        **options, 'backend': backends.name_of(network), 'precision': args.precision,
+        'report': page and str(page.path.resolve())}, scores)
     with EvaluationJournal(report.with_suffix(''), made_of, args.resume, page.drawn() if page else None) as journal, \
-            page.start(labels, threads=args.num_workers) if page else contextlib.nullcontext():
+            page.start(labels, threads=args.num_workers, keep=bool(journal.found)) if page else \
+            contextlib.nullcontext():
         logger.info('evaluate %s on %d images of %s', weights, len(dataset), config.val_dataset_cfg.get('dataset_root'))
         if journal.found:
             logger.info('%d of %d images are there from an interrupted evaluation', len(journal.found), len(dataset))

@@ -67,7 +67,7 @@ def measure(row: str, folder: Path, args: argparse.Namespace) -> None:
         predict = Predictor(backends.create(builder, folder / 'model.pdparams'))
 
         def run(array: np.ndarray) -> np.ndarray:
-            return predict.train_ids({'img': array[0]}).numpy()
+            return predict({'img': array[0]})
     else:
         run = importlib.import_module(FORMATS[ROWS[row][0]].module).load(folder / row)  # type: ignore[index]
     rounds = []

@@ -5,6 +5,7 @@ import hashlib
 import os
 import platform
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
 
 from common.errors import UserError
@@ -31,6 +32,22 @@ def write_atomically(path: str | os.PathLike, data: bytes, flush: bool = True) -
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+@contextlib.contextmanager
+def written_beside(path: str | os.PathLike) -> Iterator[Path]:
+    """A path for a library to write to, which becomes `path`, flushed to disk, when the block ends without an error."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f'.{path.name}.{secrets.token_hex(4)}')
+    try:
+        yield temporary
+        with open(temporary, 'rb') as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        flush_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def flush_folder(path: str | os.PathLike) -> None:

@@ -77,6 +77,7 @@ def _convert(model: MscaleOCRNet, model_path: str | os.PathLike, cache: bool) ->
 def write_parts(model: MscaleOCRNet, folder: Path) -> None:
     """Write the parts of a model in evaluation mode, and the sizes of the files."""
     from inference import onnx_writer
+    fused.check_folding(model)
     for part in onnx_writer.PARTS:
         (folder / f'{part}.onnx').write_bytes(onnx_writer.build(model, part).SerializeToString())
     weights = fused.object_weights(model.ocrnet.head)

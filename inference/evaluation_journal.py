@@ -16,22 +16,23 @@ from typing import IO, Any
 
 import paddle
 
-from common.atomic_io import sha256_of
 from common.config import Config
 from common.errors import UserError
 from datasets.labels import LabelSet
+from inference.processes import gather
 from inference.records import Record
+from inference.run_settings import difference, of_prediction
 from inference.scores.base import Score
 
 
 def settings_of(config: Config, weights: str | os.PathLike, labels: LabelSet, names: Sequence[str],
                 test_time: Mapping[str, Any], scores: Sequence[Score]) -> dict[str, Any]:
     """All that the integers of an image depend on. names: of all images. test_time: flags of prediction."""
-    return {'weights_sha256': sha256_of(weights), 'model': config.dic['model'],
-            'transforms': config.val_dataset_cfg.get('transforms'), 'test_time': dict(test_time),
+    return {**of_prediction(config, weights, test_time=dict(test_time)),
             'classes': [labels.names, labels.ignore_index], 'number_of_images': len(names),
             'images_sha256': hashlib.sha256('\n'.join(names).encode()).hexdigest(),
-            'scores': {score.key: score.settings for score in scores}}
+            'scores': [score.key for score in scores],
+            'score_settings': {score.key: score.settings for score in scores}}
 
 
 class EvaluationJournal:
@@ -56,13 +57,9 @@ class EvaluationJournal:
         except BlockingIOError:
             raise UserError(f'{self.path}: expected no other evaluation of these weights with these flags, found one '
                             'under way; wait for it') from None
-        found = self._read_all() if resume else {}
-        if world_size > 1:
-            shares: list[dict[int, Record]] = []
-            paddle.distributed.all_gather_object(shares, found)
-            found = {index: record for share in shares for index, record in share.items()}
         self._written = 0
-        self.found = {index: record for index, record in found.items() if only is None or index in only}
+        self.found = {index: record for share in gather(self._read_all() if resume else {})
+                      for index, record in share.items() if only is None or index in only}
         if not resume:
             if self._file.tell():
                 logging.getLogger('val').warning('%s: begun anew; --resume would have continued the interrupted '
@@ -123,18 +120,13 @@ class EvaluationJournal:
             if not head:
                 continue
             with self._readable(path):
-                self._compare(path, json.loads(head))
+                if other := difference(json.loads(head), self._settings):
+                    raise UserError(f'{path}: expected records of an evaluation with the same settings, found {other}; '
+                                    'use those, or leave --resume out to begin anew')
                 for line in lines:
                     record = Record.from_plain(json.loads(line))
                     found[record.index] = record
         return found
-
-    def _compare(self, path: Path, settings: Mapping[str, Any]) -> None:
-        for key in sorted(self._settings.keys() | settings.keys()):
-            ours, theirs = self._settings.get(key), settings.get(key)
-            if ours != theirs:
-                raise UserError(f'{path}: expected records of an evaluation with the {key} {_short(ours)}, found '
-                                f'{_short(theirs)}; use the same flags and files, or leave --resume out to begin anew')
 
     @contextlib.contextmanager
     def _readable(self, path: Path) -> Iterator[None]:
@@ -145,8 +137,3 @@ class EvaluationJournal:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f'{path}: expected a record of an image on each line, found something else ({error}); '
                             'leave --resume out to begin anew') from error
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 80 else f'{text[:77]}...'

@@ -15,6 +15,7 @@ from inference import maps, metrics, records
 from inference.maps import Maps
 from inference.predictor import Predictor, uploaded
 from inference.prefetch import prefetch
+from inference.processes import gather
 from inference.records import Record
 from inference.scores.base import Score, ScoredImage
 from inference.scores.categories import category_iou
@@ -102,11 +103,7 @@ def evaluate(predict: Predict, dataset: LabelledDataset, num_workers: int = 0, l
             waiting.append(_count(predict, dataset, index, names[index], sample, scores, watch))
             finish(ahead)
         finish(0)
-    shares: list[dict[int, Record]] = [made]
-    if world_size > 1:
-        shares = []
-        paddle.distributed.all_gather_object(shares, made)
-    for share in shares:
+    for share in gather(made):
         done.update(share)
     return summary([done[index] for index in range(total)], dataset.num_classes, labels, scores, images)
 
@@ -142,13 +139,15 @@ def _count(predict: Predict, dataset: LabelledDataset, index: int, name: str, sa
     with _named(image_path):
         if _counts_on_device(predict, scores, watch):
             assert isinstance(predict, Predictor)
-            logits, total = _logits(predict, sample, num_classes)
+            logits = _logits(predict, sample, num_classes)
+            total = logits.sum()  # one pass that meets every NaN and infinity
             counts = metrics.confusion_on_device(paddle.to_tensor(label), logits.argmax(axis=1)[0], num_classes,
                                                  ignore_index)
 
             def read() -> Record:
                 with _named(image_path):
-                    _check_finite(total)
+                    if not np.isfinite(total.numpy()).all():
+                        raise UserError(maps.NOT_FINITE)
                 return records.of_matrix(index, name, counts.numpy())
 
             return read
@@ -168,26 +167,21 @@ def _predicted(predict: Predict, sample: Mapping[str, Any], index: int, name: st
         found = predict.maps(sample)
         watch(index, name, label, found)
         return found.classes, found.confidence
-    logits, total = _logits(predict, sample, num_classes)
-    _check_finite(total)
+    logits = _logits(predict, sample, num_classes)
     if any(score.needs_confidence for score in scores):
         return maps.classes_and_confidence(logits)
+    maps.check_finite(logits)
     return logits.argmax(axis=1)[0].numpy().astype(np.uint8), None
 
 
 @paddle.no_grad()
-def _logits(predict: Predictor, sample: Mapping[str, Any], num_classes: int) -> tuple[paddle.Tensor, paddle.Tensor]:
-    """(logits (1, K, H, W) at the original size, their sum: one pass that meets every NaN and infinity)."""
+def _logits(predict: Predictor, sample: Mapping[str, Any], num_classes: int) -> paddle.Tensor:
+    """Logits (1, K, H, W) at the original size."""
     logits = predict.original_logits(sample)
     if logits.shape[1] != num_classes:
         raise UserError(f'expected logits of the {num_classes} classes of the dataset, found {logits.shape[1]}; the '
                         'weights are of other classes')
-    return logits, logits.sum()
-
-
-def _check_finite(total: paddle.Tensor) -> None:
-    if not np.isfinite(total.numpy()).all():
-        raise UserError('expected finite logits, found NaN or infinity; check --model_path, or try --precision fp32')
+    return logits
 
 
 @contextmanager

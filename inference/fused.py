@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import paddle
 
+from common.errors import UserError
 from models.layers import ConvBN
 from models.ocr import OCRHead
 from models.operations import Value
@@ -97,6 +98,14 @@ class FoldedOperations:
 
     def recompute(self, function: Callable[..., Value], layers: Sequence[paddle.nn.Layer], *inputs: Value) -> Value:
         return function(*inputs)
+
+
+def check_folding(model: paddle.nn.Layer) -> None:
+    """UserError, which names the layer, if a folded batch norm is beyond float32: a ReLU can turn its NaN into 0."""
+    for name, layer in model.named_sublayers():
+        if isinstance(layer, ConvBN) and not all(np.isfinite(array).all() for array in layer.folded()):
+            raise UserError('--model_path: expected weights that are finite with the batch norm folded in, found NaN '
+                            f'or infinity in {name}; use an earlier checkpoint')
 
 
 def head_weights(head: OCRHead, channels: Sequence[int]) -> HeadWeights:

@@ -12,7 +12,7 @@ STRIP = 1 << 22  # floats of a strip of rows: the probabilities of all classes e
 ROWS = 16  # a strip has a multiple: Paddle's softmax rounds the last pixels differently unless all fill its vectors
 
 
-NOT_FINITE = 'expected finite logits, found NaN or infinity; check the weights (--model_path)'
+NOT_FINITE = 'expected finite logits, found NaN or infinity; check --model_path, or try --precision fp32'
 
 
 class Maps(NamedTuple):
@@ -37,11 +37,10 @@ def of_logits(logits: paddle.Tensor, attention: Mapping[float, np.ndarray]) -> M
 @paddle.no_grad()
 def classes_and_confidence(logits: paddle.Tensor) -> tuple[np.ndarray, np.ndarray]:
     """As in Maps, of float32 logits (1, K, H, W). UserError if they are not finite."""
+    check_finite(logits)  # a softmax over -inf is finite
     parts = [(strip.argmax(axis=1)[0].numpy().astype(np.uint8), F.softmax(strip, axis=1).max(axis=1)[0].numpy())
              for strip in _strips(logits)]
     classes, confidence = (np.concatenate(part) for part in zip(*parts))
-    if not np.isfinite(confidence).all():
-        raise UserError(NOT_FINITE)
     return classes, confidence
 
 

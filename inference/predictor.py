@@ -96,12 +96,8 @@ class Predictor:
         """
         logits = self.original_logits(sample)
         maps.check_finite(logits)
-        return _train_ids(logits).numpy().astype(np.uint8, copy=False)
-
-    @paddle.no_grad()
-    def train_ids(self, sample: Mapping[str, Any]) -> paddle.Tensor:
-        """As __call__, a tensor where the logits are, which are not checked."""
-        return _train_ids(self.original_logits(sample))
+        ids = logits.argmax(axis=1)[0]  # on a GPU uint8, an eighth of what would be copied otherwise
+        return (ids if ids.place.is_cpu_place() else ids.astype('uint8')).numpy().astype(np.uint8, copy=False)
 
     @paddle.no_grad()
     def original_logits(self, sample: Mapping[str, Any]) -> paddle.Tensor:
@@ -160,13 +156,6 @@ def restore_size(logits: paddle.Tensor, trans_info: Iterable) -> paddle.Tensor:
             raise UserError(f'val_dataset.transforms: expected transforms that resize or pad, found {kind!r} in '
                              'trans_info, which cannot be undone; remove that transform')
     return logits
-
-
-@paddle.no_grad()
-def _train_ids(logits: paddle.Tensor) -> paddle.Tensor:
-    """(1, K, H, W) -> (H, W); on a GPU uint8, an eighth of what would be copied otherwise."""
-    ids = logits.argmax(axis=1)[0]
-    return ids if ids.place.is_cpu_place() else ids.astype('uint8')
 
 
 def _starts(size: int, crop: int, stride: int) -> list[int]:

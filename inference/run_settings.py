@@ -5,10 +5,17 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from common.atomic_io import write_atomically
+from common.atomic_io import sha256_of, write_atomically
+from common.config import Config
 from common.errors import UserError
 
 FILE = 'settings.json'
+
+
+def of_prediction(config: Config, weights: str | os.PathLike, **more: Any) -> dict[str, Any]:
+    """What the prediction for an image depends on; `more` are plain values, too."""
+    return {'weights_sha256': sha256_of(weights), 'model': config.dic['model'],
+            'transforms': config.val_dataset_cfg.get('transforms'), **more}
 
 
 def keep(folder: str | os.PathLike, settings: Mapping[str, Any], what: str) -> None:
@@ -37,7 +44,7 @@ def difference(old: Any, new: Any) -> str:
 
 
 def _flat(value: Any, key: str = '') -> dict[str, Any]:
-    """{'a.b.0': leaf} of nested mappings and lists."""
+    """{'a.b.0': leaf} of nested mappings and lists; nothing of an empty one."""
     items: Iterable[tuple[Any, Any]]
     if isinstance(value, dict):
         items = value.items()

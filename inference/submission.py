@@ -4,7 +4,6 @@ import io
 import logging
 import os
 import re
-import secrets
 import shutil
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,7 @@ import numpy as np
 import paddle
 from PIL import Image
 
-from common.atomic_io import FolderLock, flush_folder, write_atomically
+from common.atomic_io import FolderLock, write_atomically, written_beside
 from common.errors import FileError, UserError
 from datasets.labels import LabelSet
 from datasets.pairing import find_images, fine_layout
@@ -98,19 +97,11 @@ class Submission:
             raise UserError(f'--submission {self.path}: expected {len(self.images)} predictions, found '
                             f'{len(self.images) - len(missing)}; missing: {", ".join(missing[:10])}'
                             f'{", ..." if len(missing) > 10 else ""}; run this again, it predicts those only')
-        temporary = self.path.with_name(f'.{self.path.name}.{secrets.token_hex(4)}')
-        try:
-            with open(temporary, 'wb') as file:
-                with zipfile.ZipFile(file, 'w') as archive:  # PNGs are compressed already
-                    for name in sorted(self.images):
-                        archive.writestr(zipfile.ZipInfo(name, DATE), (self.parts / name).read_bytes())
-                file.flush()
-                os.fsync(file.fileno())
+        with written_beside(self.path) as temporary:
+            with zipfile.ZipFile(temporary, 'w') as archive:  # PNGs are compressed already
+                for name in sorted(self.images):
+                    archive.writestr(zipfile.ZipInfo(name, DATE), (self.parts / name).read_bytes())
             check(temporary, self.images, self.labels)
-            os.replace(temporary, self.path)
-            flush_folder(self.path.parent)
-        finally:
-            temporary.unlink(missing_ok=True)
         shutil.rmtree(self.parts)
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-from common.atomic_io import flush_folder, write_atomically
+from common.atomic_io import write_atomically, written_beside
 from common.errors import FileError, UserError
 
 if TYPE_CHECKING:
@@ -166,28 +166,20 @@ def join(path: str | os.PathLike, segments: Sequence[Path], source: Video) -> st
 
     Sound that MP4 can hold is copied, other sound becomes AAC. Returns '' or why there is none.
     """
-    av, path = library(), Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f'.{path.name}.{secrets.token_hex(4)}')
-    silent = ''
-    try:
-        with av.open(str(temporary), 'w', format='mp4', options={'movflags': 'faststart'}) as out, \
-                av.open(str(source.path)) as sound:
-            with av.open(str(segments[0])) as first:
-                stream = out.add_stream_from_template(first.streams.video[0])
-            stream.time_base = source.time_base
-            streams: list[Iterator[Any]] = [_pictures(segments, stream, source)]
-            for track in sound.streams.audio[:1]:
-                try:
-                    streams.append(_sound(sound, track, out))
-                except (av.FFmpegError, ValueError) as error:
-                    silent = f'{source.path}: expected sound that MP4 can hold, found {track.codec.name} ({error})'
-            for packet in heapq.merge(*streams, key=lambda packet: float((packet.dts or 0) * packet.time_base)):
-                out.mux_one(packet)
-        os.replace(temporary, path)
-        flush_folder(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+    av, silent = library(), ''
+    with written_beside(path) as temporary, av.open(str(source.path)) as sound, \
+            av.open(str(temporary), 'w', format='mp4', options={'movflags': 'faststart'}) as out:
+        with av.open(str(segments[0])) as first:
+            stream = out.add_stream_from_template(first.streams.video[0])
+        stream.time_base = source.time_base
+        streams: list[Iterator[Any]] = [_pictures(segments, stream, source)]
+        for track in sound.streams.audio[:1]:
+            try:
+                streams.append(_sound(sound, track, out))
+            except (av.FFmpegError, ValueError) as error:
+                silent = f'{source.path}: expected sound that MP4 can hold, found {track.codec.name} ({error})'
+        for packet in heapq.merge(*streams, key=lambda packet: float((packet.dts or 0) * packet.time_base)):
+            out.mux_one(packet)
     return silent
 
 

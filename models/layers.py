@@ -42,7 +42,9 @@ class ConvBN(nn.Layer):
             for x in (self._conv.weight, norm.weight, norm.bias, norm._mean, norm._variance))
         gain = gamma / np.sqrt(variance + norm._epsilon)
         bias = 0 if self._conv.bias is None else self._conv.bias.numpy().astype(np.float64)
-        return (weight * gain[:, None, None, None]).astype(np.float32), (beta + (bias - mean) * gain).astype(np.float32)
+        with np.errstate(over='ignore'):  # inference.fused.check_folding tells
+            return ((weight * gain[:, None, None, None]).astype(np.float32),
+                    (beta + (bias - mean) * gain).astype(np.float32))
 
 
 def convolve(x: paddle.Tensor, weight: paddle.Tensor, bias: paddle.Tensor | None = None, stride: int = 1,

@@ -1,13 +1,18 @@
-"""A headless Chromium, driven over its DevTools protocol through a pipe; nothing but the standard library."""
+"""Pages as they are written, and as a headless Chromium shows them, driven over its DevTools protocol through a pipe.
+
+Nothing but the standard library.
+"""
 import base64
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from contextlib import contextmanager, suppress
+from html.parser import HTMLParser
 
 import cv2
 import numpy as np
@@ -157,3 +162,30 @@ def browse(folder):
         browser.wait()
         os.close(write_commands)
         os.close(read_answers)
+
+
+def json_of(text, name):
+    """The value that a page has for its scripts under a name."""
+    return json.loads(re.search(f'<script type="application/json" id="{name}">(.*?)</script>', text, re.DOTALL)[1])
+
+
+class Reader(HTMLParser):
+    """Every tag of a page with its attributes, and the text outside scripts and styles. All elements must be closed."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.text, self._open = [], '', []
+        self.feed(text)
+        assert not self._open, 'every element is closed'
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        if tag not in ('meta', 'img', 'input'):
+            self._open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self._open.pop() == tag
+
+    def handle_data(self, data):
+        if self._open and self._open[-1] not in ('style', 'script'):
+            self.text += data

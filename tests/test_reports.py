@@ -1,6 +1,5 @@
 """val.py --report and predict.py --report: the same scores as without, folders that are not theirs, interruptions."""
 import json
-import re
 import shutil
 
 import cv2
@@ -10,6 +9,7 @@ import pytest
 
 import predict
 import val
+from tests.browser import json_of
 from tests.conftest import run_script as run
 from tests.conftest import write_tiny_config
 from tests.training.test_distributed import launch
@@ -40,8 +40,7 @@ def copied(trained, tmp_path):
 
 
 def data_of(folder, name='images-data'):
-    text = (folder / 'index.html').read_text()
-    return json.loads(re.search(f'id="{name}">(.*?)</script>', text, re.DOTALL)[1])
+    return json_of((folder / 'index.html').read_text(), name)
 
 
 def test_scores_are_those_of_an_evaluation_without_a_report(trained, tmp_path):
@@ -51,6 +50,7 @@ def test_scores_are_those_of_an_evaluation_without_a_report(trained, tmp_path):
     scores = json.loads(weights.with_name('evaluation_tiny.json').read_text())
     assert run(val.main, *command, '--report', tmp_path / 'report') is None
     assert json.loads(weights.with_name('evaluation_tiny.json').read_text()) == scores
+    assert '<dt>Computed by</dt><dd>openvino, fp32</dd>' in (tmp_path / 'report/index.html').read_text()
     assert sorted(path.name for path in (tmp_path / 'report').iterdir()) == [
         'index.html', 'pictures', 'plotly.min.js', 'report.txt']
     data = data_of(tmp_path / 'report')
@@ -98,7 +98,7 @@ def test_a_foreign_folder_is_refused_before_the_work(trained, tmp_path, capsys, 
     assert not list(weights.parent.glob('*.json'))
 
 
-def test_an_interrupted_report_continues(trained, tmp_path, monkeypatch):
+def test_an_interrupted_report_continues(trained, tmp_path, monkeypatch, capsys):
     from inference.predictor import Predictor
 
     config, weights = copied(trained, tmp_path)
@@ -126,6 +126,9 @@ def test_an_interrupted_report_continues(trained, tmp_path, monkeypatch):
                                                                          'pictures/00009_other'}))
     del predicted[:]
     monkeypatch.setattr(Predictor, 'maps', lambda self, sample: predicted.append(1) or original(self, sample))
+    capsys.readouterr()
+    assert run(val.main, *command, '--report', tmp_path / 'other', '--resume') == 1
+    assert f'test_time.report: {str(report)!r:.60}, now' in capsys.readouterr().err, 'its pictures may be of others'
     assert run(val.main, *command, '--resume') is None
     assert len(predicted) == 2, 'the third image, and the one whose pictures were not complete'
     assert data_of(report) == whole and weights.with_name('evaluation_tiny.json').read_bytes() == scores

@@ -68,6 +68,11 @@ def create(builder: Any, model_path: str | os.PathLike, backend: str = 'auto', p
     return network
 
 
+def name_of(network: Any) -> str:
+    """The backend of a network that `create` has returned."""
+    return network.executor.name if hasattr(network, 'executor') else 'paddle'
+
+
 def fuse_for_inference(model: Any, precision: str = 'fp32') -> Any:
     """A model in evaluation mode in its fastest form in Paddle, with its current weights; else the model itself."""
     if not _supports_fusion(model):

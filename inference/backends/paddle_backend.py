@@ -22,6 +22,7 @@ class PaddleExecutor:
         if precision != 'fp32' and on_cpu:
             raise UserError(f'--precision {precision}: expected fp32 with --backend paddle on a CPU; leave it out, or '
                             'try --backend openvino')
+        fused.check_folding(model)
         net, head = model.ocrnet.backbone, model.ocrnet.head
         self.device = paddle.get_device()
         self.strip = CPU_STRIP if on_cpu else GPU_STRIP

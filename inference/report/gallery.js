@@ -13,7 +13,7 @@
   };
   const percent = (value, digits = 1) => value === null ? '–' : `${(100 * value).toFixed(digits)} %`;
   const state = {sort: truth ? 'score' : 'confidence', class: '', worst: true, confusion: null, thumbs: 'prediction',
-    order: [], shown: 0, at: 0, left: 'input', right: 'prediction'};
+    order: [], shown: 0, at: 0, left: 'input', right: 'prediction', only: null};
 
   // ---------------------------------------------------------------- what an image is sorted by
 
@@ -103,8 +103,12 @@
   const layerOf = key => layers.find(layer => layer.key === key) ?? layers[0];
   const file = (image, layer) => `${image.d}/${layer.file}`;
 
+  const inImage = (image, k) => image.p[k] > 0 || (truth && image.i[k] !== null);
+
+  // Of a picture of classes, `state.only` alone: a filter knows it by its colour, which no script may read from a file.
   function paint(side, image, layer) {
     const [photo, over] = $(side).children;
+    over.classList.toggle('only', layer.kind === 'labels' && state.only !== null && inImage(image, state.only));
     photo.src = file(image, layers[0]);
     if (layer.kind === 'photo') over.removeAttribute('src'); else over.src = file(image, layer);
     $(`${side}-title`).textContent = layer.title;
@@ -155,8 +159,19 @@
   function legends(image, kinds) {
     const parts = [];
     if (kinds.has('labels')) {
-      const present = names.map((_, k) => k).filter(k => image.p[k] || (truth && image.i[k] !== null));
-      parts.push(make('ul', {className: 'legend'}, ...present.map(k => swatch(colors[k], names[k]))));
+      parts.push(make('p', {className: 'soft', textContent: 'Press a class to see it alone.'}),
+        make('ul', {className: 'legend'}, ...names.map((_, k) => k).filter(k => inImage(image, k)).map(k => {
+          const button = make('button', {type: 'button', ariaPressed: String(k === state.only)},
+            ...swatch(colors[k], names[k]).childNodes);
+          button.addEventListener('click', () => {
+            state.only = k === state.only ? null : k;
+            $('only-color').setAttribute('flood-color', `rgb(${colors[k]})`);
+            const place = [...$('viewer-legend').querySelectorAll('button')].indexOf(button);
+            pick();
+            $('viewer-legend').querySelectorAll('button')[place].focus();
+          });
+          return make('li', {}, button);
+        })));
     }
     if (kinds.has('errors')) {
       parts.push(make('ul', {className: 'legend'}, swatch(null, 'wrong', 'stripes'), swatch(null, 'right', 'veil'),

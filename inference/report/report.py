@@ -13,7 +13,7 @@ import paddle
 
 from common.config import Config
 from datasets.labels import LabelSet
-from inference import pictures, records
+from inference import backends, pictures, records
 from inference.maps import Maps
 from inference.predictor import Predictor
 from inference.processes import gather
@@ -25,19 +25,22 @@ from inference.report.look import printable
 class ReportWriter:
     """Writes a report while images are predicted, by any number of processes. A context manager around the prediction.
 
-    path: --report. keep: go on with the pictures of an interrupted report. FileError if the folder is another's or
-    cannot be written, before the work starts.
+    path: --report. FileError if the folder is another's or cannot be written, before the work starts.
     """
 
-    def __init__(self, path: str | os.PathLike, keep: bool = False) -> None:
-        self.path, self._keep = Path(path), keep
+    def __init__(self, path: str | os.PathLike) -> None:
+        self.path = Path(path)
         if paddle.distributed.get_rank() == 0:
             folder.check(path)
 
-    def start(self, labels: LabelSet, colors: np.ndarray | None = None, threads: int = 1) -> 'ReportWriter':
-        """Begin; an earlier report ends here. colors: uint8 (256, 3) RGB. threads: that write pictures."""
+    def start(self, labels: LabelSet, colors: np.ndarray | None = None, threads: int = 1,
+              keep: bool = False) -> 'ReportWriter':
+        """Begin; an earlier report ends here.
+
+        colors: uint8 (256, 3) RGB. threads: that write pictures. keep: go on with the pictures that are there.
+        """
         if paddle.distributed.get_rank() == 0:
-            folder.clear(self.path, self._keep)
+            folder.clear(self.path, keep)
         gather(None)  # nobody writes into a folder that is being emptied
         self._labels, self._colors = labels, pictures.color_table(labels) if colors is None else colors
         self._gallery = Gallery(self.path, labels, self._colors, max(1, threads))
@@ -105,7 +108,8 @@ def facts(args: argparse.Namespace, config: Config, predict: Predictor, images: 
     found = [('Weights', args.model_path), ('Config', args.config), ('Options', ' '.join(args.opts)),
              ('Images', images),
              ('Network', f'scales {", ".join(map(str, config.model_cfg.get("n_scales") or ["1"]))}'),
-             ('Test time', ', '.join(test_time)), ('Computed by', f'{args.backend}, {args.precision}'),
+             ('Test time', ', '.join(test_time)),
+             ('Computed by', f'{backends.name_of(predict.model)}, {args.precision}'),
              ('Written', time.strftime('%Y-%m-%d %H:%M'))]
     return [(name, str(value)) for name, value in found if value]
 

@@ -4,9 +4,11 @@ import paddle
 import paddle.nn.functional as F
 import pytest
 
+from common.errors import UserError
 from inference import fused, fused_network, memory
 from inference.backends import fuse_for_inference
 from inference.backends.paddle_backend import PaddleExecutor
+from inference.converted import write_parts
 from inference.fused_network import FusedNetwork
 from inference.paddle_operations import PaddleOps
 from inference.row_strips import bilinear_rows, split_rows
@@ -186,6 +188,21 @@ def test_the_model_itself_is_left_alone(model):
     after = model.state_dict()
     assert list(before) == list(after)
     assert all((before[name] == after[name].numpy()).all() for name in before)
+
+
+@pytest.mark.parametrize('use', [fuse_for_inference, lambda model: write_parts(model, None)])
+def test_a_batch_norm_that_folds_beyond_float32_is_named(model, use):
+    variance = model.state_dict()['scale_attn.atten_head.1._batch_norm._variance']
+    weight = model.state_dict()['scale_attn.atten_head.1._batch_norm.weight']
+    before = variance.numpy(), weight.numpy()
+    variance.set_value(np.zeros_like(before[0]))
+    weight.set_value(np.full_like(before[1], 3e38))
+    try:
+        with pytest.raises(UserError, match=r'NaN or infinity in scale_attn\.atten_head\.1; use an earlier checkpoint'):
+            use(model)
+    finally:
+        variance.set_value(before[0])
+        weight.set_value(before[1])
 
 
 def test_what_can_be_fused(model):

@@ -241,9 +241,9 @@ def test_one_class_is_certain():
     assert (found.confidence == 1).all() and (found.entropy == 0).all() and (found.classes == 0).all()
 
 
-@pytest.mark.parametrize('bad', [np.nan, np.inf])
+@pytest.mark.parametrize('bad', [np.nan, np.inf, -np.inf])
 def test_logits_that_are_not_finite(bad):
     logits = np.zeros([1, 2, 4, 5])
     logits[0, 1, 3, 4] = bad
-    with pytest.raises(UserError, match='expected finite logits, found NaN or infinity; check the weights'):
+    with pytest.raises(UserError, match='expected finite logits, found NaN or infinity; check --model_path'):
         Predictor(Logits(logits)).maps({'img': np.zeros([3, 4, 5], np.float32)})

@@ -40,7 +40,9 @@ def test_interrupt(root, zips, drawn, tmp_path):
     interrupted = tmp_path / 'interrupted'
     process = subprocess.Popen([sys.executable, DRIVER, 'until', str(interrupted), '--zips', str(zips),
                                 '--dataset_root', str(root), '--num_workers', '2'],
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # not as inherited: a
+    # shell has what it starts in the background ignore Ctrl-C
     while process.poll() is None and not list(root.glob('leftImg8bit/*/*/*.png')):
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGINT)

@@ -1,15 +1,12 @@
 """The page of a dataset: complete in itself, every name escaped, and as a browser shows it."""
-import json
-import re
 import shutil
-from html.parser import HTMLParser
 
 import numpy as np
 import plotly.graph_objects
 import pytest
 
 from datasets.labels import CITYSCAPES
-from tests.browser import browse, needs_browser
+from tests.browser import Reader, browse, json_of, needs_browser
 from tools.report.page import to_html
 from tools.verify_dataset import verify
 
@@ -34,31 +31,6 @@ def spoilt(toy, tmp_path_factory):
     return root / 'dataset_report.html'
 
 
-class Reader(HTMLParser):
-    """Every tag with its attributes, and the text outside style."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.tags, self.text, self._open = [], '', []
-        self.feed(text)
-        assert not self._open, 'every element is closed'
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append((tag, dict(attributes)))
-        if tag not in ('meta', 'img'):
-            self._open.append(tag)
-
-    def handle_startendtag(self, tag, attributes):
-        self.tags.append((tag, dict(attributes)))
-
-    def handle_endtag(self, tag):
-        assert self._open.pop() == tag
-
-    def handle_data(self, data):
-        if self._open and self._open[-1] not in ('style', 'script'):
-            self.text += data
-
-
 @pytest.mark.parametrize('name', ['page', 'spoilt'])
 def test_nothing_is_fetched(name, request):
     tags = Reader(request.getfixturevalue(name).read_text()).tags
@@ -76,7 +48,7 @@ def test_what_the_page_says(page):
     pictures = [attributes for tag, attributes in reader.tags if tag == 'img']
     assert len(pictures) == 15, 'at most eight of each split'
     assert all(picture['decoding'] == 'sync' for picture in pictures), 'painted with the page, not some time after'
-    bars = figures_of(page.read_text())['classes_train']['data'][0]
+    bars = json_of(page.read_text(), 'figures')['classes_train']['data'][0]
     assert bars['marker']['color'] == [f'rgb{color}' for color in CITYSCAPES.palette]
 
 
@@ -93,11 +65,6 @@ def class_entry(pixels, images):
             'rare': images == 1}
 
 
-def figures_of(text):
-    found = re.search('<script type="application/json" id="figures">(.*?)</script>', text, re.DOTALL)[1]
-    return json.loads(found)
-
-
 def test_bars_are_logarithmic():
     """0.1 % lies two of the five decades above 0.001 %."""
     classes = {'road': class_entry(100000, 4), 'car': class_entry(100, 1), 'sky': class_entry(0, 0)}
@@ -108,12 +75,12 @@ def test_bars_are_logarithmic():
     report = {'name': 'x', 'root': '/x', 'checked': 'today', 'fine': True, 'classes': list(classes), 'notes': [],
               'problems': [], 'splits': {'train': split}}
     text = to_html(report, CITYSCAPES, [])
-    figure = figures_of(text)['classes_train']
+    figure = json_of(text, 'figures')['classes_train']
     plotly.graph_objects.Figure(figure)  # raises for keys that Plotly does not have
     axis = figure['layout']['xaxis']
     assert figure['data'][0]['x'] == [1, 0.001, None] and axis['type'] == 'log' and axis['range'] == [-5, 0]
     assert [note['text'] for note in figure['layout']['annotations']] == ['100.0% · 4', '0.10% · 1 rare', 'absent']
-    coverage = figures_of(text)['coverage_train']
+    coverage = json_of(text, 'figures')['coverage_train']
     plotly.graph_objects.Figure(coverage)
     assert coverage['data'][0]['y'] == [0] * 19 + [4] and coverage['data'][0]['x'][0] == 0.025
     assert 'Rare in train: car;' in text

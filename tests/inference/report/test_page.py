@@ -2,7 +2,6 @@
 import json
 import math
 import re
-from html.parser import HTMLParser
 
 import numpy as np
 import plotly.graph_objects
@@ -10,6 +9,7 @@ import pytest
 
 from datasets.labels import CITYSCAPES, LabelSet
 from inference.report import figures, look, page
+from tests.browser import Reader, json_of
 from tests.made_report import log, make
 
 NASTY = '</script><img src=x onerror=alert(1)>"\'&%{x} ü\n\u2028'
@@ -20,33 +20,6 @@ def made(tmp_path_factory):
     """(text of the page, its Report) of three images."""
     index, report = make(tmp_path_factory.mktemp('report'), 3, (64, 128))
     return index.read_text(), report
-
-
-def json_of(text, name):
-    return json.loads(re.search(f'<script type="application/json" id="{name}">(.*?)</script>', text, re.DOTALL)[1])
-
-
-class Reader(HTMLParser):
-    """Tags with their attributes, and the text outside scripts and styles."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.tags, self.text, self._open = [], '', []
-        self.feed(text)
-        assert not self._open, 'every element is closed'
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append((tag, dict(attributes)))
-        if tag not in ('meta', 'img', 'input', 'option'):
-            self._open.append(tag)
-
-    def handle_endtag(self, tag):
-        if tag != 'option':
-            assert self._open.pop() == tag
-
-    def handle_data(self, data):
-        if self._open and self._open[-1] not in ('style', 'script'):
-            self.text += data
 
 
 def test_headline_and_tables_are_the_scores(made):

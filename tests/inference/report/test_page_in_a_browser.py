@@ -228,6 +228,34 @@ def test_slider_shows_one_picture_left_and_another_right(page, made):
     assert page.run('document.getElementById("right-title").textContent') == 'Errors', 'wherever the focus is'
 
 
+def test_a_class_is_shown_alone_for_those_who_cannot_tell_its_colour(page, made):
+    page.click('.gallery .open')
+    page.wait('document.getElementById("viewer").open')
+    page.key('3')
+    page.run('document.getElementById("slider").focus()')
+    page.key('Home')
+    page.key('z')  # a pixel of the picture is one of the screen
+    every = stage(page)
+    page.key('1')
+    photo = stage(page)
+    page.key('3')
+    road = [i for i, name in enumerate(page.run(LEGEND)) if name == 'road'][0]
+    page.run(f'document.querySelectorAll("#viewer-legend button")[{road}].focus()')
+    page.key('Enter')
+    alone = stage(page)
+    inside = np.s_[:-30, 10:]  # without the titles and the edge
+    is_road = (every == CITYSCAPES.palette[0]).all(-1)[inside]
+    assert 50 < is_road.sum() < is_road.size - 50
+    assert (alone[inside][is_road] == CITYSCAPES.palette[0]).all()
+    assert (alone[inside][~is_road] == photo[inside][~is_road]).all()
+    assert page.run('document.activeElement.getAttribute("aria-pressed")') == 'true', 'the focus stays'
+    page.key('Enter')
+    assert (stage(page) == every).all()
+
+
+LEGEND = '[...document.querySelectorAll("#viewer-legend button")].map(e => e.textContent)'
+
+
 def test_a_link_leads_to_an_image(page, made):
     page.open('about:blank')
     page.open(f'{made[0].as_uri()}#image-5')

@@ -128,10 +128,10 @@ def test_records_of_another_configuration_are_refused_or_begun_anew(tmp_path, ca
     with journal(tmp_path, scores={'boundary': [3]}) as first:
         first.append(record(1))
     kept = first.path.read_bytes()
-    with pytest.raises(UserError, match=r'evaluation_a_0.5.0.jsonl: expected records of an evaluation with the scores '
-                                        r'\{"boundary": \[5\]\}, found \{"boundary": \[3\]\}; use the same flags'):
+    with pytest.raises(UserError, match='evaluation_a_0.5.0.jsonl: expected records of an evaluation with the same '
+                                        'settings, found scores.boundary.0: 3, now 5; use those'):
         journal(tmp_path, scores={'boundary': [5]})
-    with pytest.raises(UserError, match='with the scores null, found'):
+    with pytest.raises(UserError, match='found scores.boundary.0: 3, now None; use those'):
         journal(tmp_path)
     assert first.path.read_bytes() == kept
     (tmp_path / 'evaluation_a_0.5.4.jsonl').write_bytes(kept)
