@@ -27,9 +27,9 @@ from common.export_table import FORMATS
 
 # Row: format and precision, and whether the size is fixed.
 ROWS = {'predict': None, **{f'{name}{suffix}': (name, precision, fixed) for name, entry in FORMATS.items()
-                            for precision in entry.precisions for fixed in (False, True)
+                            for precision in entry.precisions for fixed in ([False, True] if entry.any_size else [True])
                             for suffix in [f' {precision}' * (precision != 'fp32') + ' fixed' * fixed]}}
-DEFAULT = ('predict', *FORMATS)
+DEFAULT = ('predict', *(name if entry.any_size else f'{name} fixed' for name, entry in FORMATS.items()))
 
 
 def write(row: str, folder: Path, args: argparse.Namespace) -> None:

@@ -236,12 +236,13 @@ def measure(name: str, folder: Path, args: argparse.Namespace) -> None:
 
     from inference.predictor import Predictor
     from models import layers
+    from models.weights import load_weights
     weights = str(folder / 'model.pdparams')
     started = time.perf_counter()
     if name.startswith('plain'):
         layers.UNFOLDED = 1 << 62  # no strips
         model = network(args)
-        model.set_state_dict(paddle.load(weights))
+        load_weights(model, weights)
         model.eval()
 
         def run(x: paddle.Tensor) -> paddle.Tensor:

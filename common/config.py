@@ -41,11 +41,21 @@ class Config(paddleseg.cvlibs.Config):
         for item in opts:
             override(dic, item)
         Checker(chain, opts).check(dic)
+        self._complete_warmup(dic['lr_scheduler'])
         if not with_pretrained:
             dic['model'].pop('pretrained', None)
         self.dic = dic
         self.path = str(path)
         self._apply_paddleseg_rules()
+
+    @staticmethod
+    def _complete_warmup(cfg: dict[str, Any]) -> None:
+        """PaddleSeg's builder fails at a warm-up of 0 iterations, and at one that does not say where it starts."""
+        if cfg.get('warmup_iters'):
+            cfg.setdefault('warmup_start_lr', 0.0)
+        else:
+            for key in ('warmup_iters', 'warmup_start_lr'):
+                cfg.pop(key, None)
 
     def _apply_paddleseg_rules(self) -> None:
         try:

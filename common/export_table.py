@@ -8,18 +8,19 @@ class Format(NamedTuple):
     """module: has `write(model, settings, metadata, folder)` and `load(folder)`, see inference.export.onnx_file.
 
     packages: what it needs beside Paddle. precisions: those it can write. classes: the type of --output classes, where
-    the input is not the image itself (uint8 then).
+    the input is not the image itself (uint8 then). any_size: whether a file can take images of any size.
     """
     module: str
     packages: tuple[str, ...]
     precisions: tuple[str, ...]
     classes: str = 'uint8'
+    any_size: bool = True
 
 
 FORMATS = {
     'onnx': Format('inference.export.onnx_file', ('onnx',), ('fp32', 'fp16')),
     'openvino': Format('inference.export.openvino_file', ('onnx', 'openvino'), ('fp32', 'fp16')),
     'paddle': Format('inference.export.paddle_file', (), ('fp32',), 'int32'),
-    'tflite': Format('inference.export.tflite_file', ('onnx',), ('fp32', 'fp16')),
+    'tflite': Format('inference.export.tflite_file', ('onnx',), ('fp32', 'fp16'), any_size=False),
 }
 PRECISIONS = tuple(dict.fromkeys(precision for format in FORMATS.values() for precision in format.precisions))

@@ -86,7 +86,7 @@ class GradientStep:
         return ~finite
 
     def step(self) -> None:
-        """Apply the gradients."""
+        """Apply the gradients. In fp16, Paddle's scaler reads one bool from the device: whether they overflowed."""
         if self.scaler:
             self.scaler.step(self.optimizer)
             self.scaler.update()

@@ -81,9 +81,15 @@ def training_batches(dataset: Any, stream: EpochStream, num_workers: int,
                 break
             if 'error' in batch:
                 raise (UserError if batch['expected'] else RuntimeError)(batch['error'])
+            count += 1
+            if batches is not None and count == len(stream):
+                # Paddle ends its workers when it is asked for more than there is.
+                with workers.waiting(), suppress(SystemError, RuntimeError, OSError):
+                    next(batches, None)
             yield {**batch, 'label': batch['label'].astype('int64'),
                    'img': normalization.on_device(batch['img']) if normalization else batch['img']}
-            count += 1
+            if count == len(stream):
+                return
     if count != len(stream):
         ended = 'hung and was ended' if workers.hung else 'died'
         raise UserError(f'batch {count + 1}: expected it from a data worker, found that one {ended} '

@@ -132,7 +132,8 @@ class Trainer:
               stop: StopRequest) -> tuple[tuple[str, ...], paddle.Tensor, bool]:
         """One gradient step; returns (names and values as GradientStep.backward, whether all processes stop after it).
 
-        It reads from the device once, whether the step is broken and whether to stop.
+        It reads from the device once, whether the step is broken and whether to stop; in fp16 a second time, see
+        GradientStep.step.
         """
         paddle.seed(_step_seed(self.seed, iteration, self.rank))
         statistics = running_statistics(self.model) if self.on_nan == 'skip' else []

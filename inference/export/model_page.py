@@ -63,7 +63,7 @@ def evaluations(weights: Path) -> list[str]:
             found = json.loads(path.read_text(encoding='utf-8'))
             test_time = found['test_time']
             text = (f'- mIoU {100 * found["miou"]:.2f} %, accuracy {100 * found["accuracy"]:.2f} % on '
-                    f'{found["images"]} images; scales {found["n_scales"]}, {test_time["flips"]} flips, config '
+                    f'{len(found["images"])} images; scales {found["n_scales"]}, {test_time["flips"]} flips, config '
                     f'{Path(found["config"]).name} (`{path.name}`)')
         except (OSError, ValueError, KeyError, TypeError):
             continue

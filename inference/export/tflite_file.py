@@ -31,9 +31,6 @@ def write(model: MscaleOCRNet, settings: Settings, metadata: Mapping[str, str], 
     if missing:
         raise UserError(f'--format tflite: expected the package {missing[0]}, found none; pip install --no-deps '
                         '--ignore-requires-python -r requirements-tflite.txt')
-    if settings.size is None:
-        raise UserError('--input_shape any: expected height and width with --format tflite, whose files take images of '
-                        'one size; for example --input_shape 512 1024')
     graph = onnx_graph.build(model, dataclasses.replace(settings, precision='fp32'), metadata)
     with tempfile.TemporaryDirectory(dir=folder.resolve()) as scratch:  # the converter starts there
         source = Path(scratch) / 'model.onnx'

@@ -6,6 +6,8 @@ import logging
 import os
 import secrets
 import shutil
+import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,6 +44,9 @@ def export(builder: Any, weights: Path, save_dir: Path, format_name: str, settin
     if settings.precision not in chosen.precisions:
         raise UserError(f'--precision {settings.precision}: expected {" or ".join(chosen.precisions)} with --format '
                         f'{format_name}; choose it, or another --format')
+    if settings.size is None and not chosen.any_size:
+        raise UserError(f'--input_shape any: expected height and width with --format {format_name}, whose files take '
+                        'images of one size; for example --input_shape 512 1024')
     settings = _with_normalisation(settings, builder)
     with _new_folder(save_dir) as folder:
         module = importlib.import_module(chosen.module)
@@ -91,7 +96,7 @@ def _with_normalisation(settings: Settings, builder: Any) -> Settings:
 
 @contextmanager
 def _new_folder(save_dir: Path) -> Iterator[Path]:
-    """A folder beside `save_dir`, which is moved there at the end, or removed after an error."""
+    """A folder beside `save_dir`, which is moved there at the end, or removed after an error, Ctrl-C or SIGTERM."""
     if save_dir.is_file() or (save_dir.is_dir() and any(save_dir.iterdir())):
         there = 'a file' if save_dir.is_file() else sorted(save_dir.iterdir())[0].name
         raise FileError(f'--save_dir {save_dir}: expected a new or an empty folder, found {there}; choose another one, '
@@ -99,6 +104,7 @@ def _new_folder(save_dir: Path) -> Iterator[Path]:
     save_dir.parent.mkdir(parents=True, exist_ok=True)
     partial = save_dir.with_name(f'.{save_dir.name}.partial-{secrets.token_hex(4)}')
     partial.mkdir()
+    before = signal.signal(signal.SIGTERM, lambda signum, _: sys.exit(128 + signum))  # so that the folder is removed
     try:
         yield partial
         os.replace(partial, save_dir)
@@ -106,3 +112,5 @@ def _new_folder(save_dir: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+    finally:
+        signal.signal(signal.SIGTERM, before)

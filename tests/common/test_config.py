@@ -324,8 +324,12 @@ def test_a_resumed_run_keeps_the_first_config_with_its_pretrained_weights(tiny_c
 
 def test_warm_up_through_paddleseg(tiny_config):
     opts = ['lr_scheduler.warmup_iters=2', 'lr_scheduler.warmup_start_lr=0.0']
-    schedule = Builder(Config(tiny_config, opts=opts)).lr_scheduler
-    assert isinstance(schedule, paddle.optimizer.lr.LinearWarmup) and schedule() == 0
+    for given in (opts, opts[:1]):  # it starts from 0 if nothing else is said
+        schedule = Builder(Config(tiny_config, opts=given)).lr_scheduler
+        assert isinstance(schedule, paddle.optimizer.lr.LinearWarmup) and schedule() == 0
+    for given in (['lr_scheduler.warmup_iters=0'], ['lr_scheduler.warmup_start_lr=0.1']):
+        schedule = Builder(Config(tiny_config, opts=given)).lr_scheduler
+        assert isinstance(schedule, paddle.optimizer.lr.PolynomialDecay) and schedule() == schedule.base_lr
 
 
 def test_pretrained_is_not_looked_for_outside_training():

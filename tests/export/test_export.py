@@ -1,6 +1,7 @@
 """export.py as a user runs it: what it writes in each format, and what it refuses with nothing written."""
 import importlib
 import json
+import signal
 
 import cv2
 import numpy as np
@@ -242,6 +243,30 @@ def test_weights_of_another_network_and_no_file(weights, tmp_path, capsys):
     assert run(export.main, '--config', weights[0], '--model_path', weights[1], '--save_dir', tmp_path / 'out',
                '--opts', 'model.ocr_mid_channels=24') == 1
     assert 'shape: ' in capsys.readouterr().err and set(tmp_path.rglob('*')) == before
+
+
+def test_an_export_of_one_size_is_refused_before_anything_is_read(weights, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr('inference.export.writing.load_weights', None)
+    monkeypatch.setitem(FORMATS, 'onnx', FORMATS['onnx']._replace(any_size=False))
+    assert refused(weights, tmp_path / 'out', capsys) == (
+        'error: --input_shape any: expected height and width with --format onnx, whose files take images of one size; '
+        'for example --input_shape 512 1024')
+    assert [name for name, entry in FORMATS.items() if not entry.any_size] == ['onnx', 'tflite']
+
+
+@pytest.mark.parametrize('status', [143, 130])
+def test_nothing_is_left_of_a_stopped_export(weights, tmp_path, capsys, monkeypatch, status):
+    def stopped(*_):
+        assert [path.name for path in tmp_path.iterdir()][0].startswith('.out.partial-')
+        if status == 130:
+            raise KeyboardInterrupt
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr('inference.export.model_page.write', stopped)
+    before = signal.getsignal(signal.SIGTERM)
+    assert run(export.main, '--config', weights[0], '--model_path', weights[1], '--save_dir', tmp_path / 'out',
+               *ONE_SCALE) == status
+    assert not list(tmp_path.iterdir()) and signal.getsignal(signal.SIGTERM) == before
 
 
 def test_nothing_is_left_of_a_wrong_export(weights, tmp_path, capsys, monkeypatch):

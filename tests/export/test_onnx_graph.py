@@ -124,7 +124,17 @@ def test_what_engines_ask_for(kind):
     # TensorRT takes uint8 only as input and output of the whole network.
     inside = names - {value.name for value in graph.graph.output}
     assert not [name for name in inside if known[name].elem_type == onnx.TensorProto.UINT8]
+    # The restrictions of the same table.
+    constants = {tensor.name for tensor in graph.graph.initializer}
     for node in graph.graph.node:
+        fixed = {'Conv': 1, 'Squeeze': 1, 'Unsqueeze': 1, 'Slice': 3}.get(node.op_type)  # weights, axes
+        assert fixed is None or node.input[fixed] in constants, node
+        if node.op_type == 'Resize':
+            attributes = {entry.name: onnx.helper.get_attribute_value(entry) for entry in node.attribute}
+            assert attributes['mode'] == b'linear'
+            assert attributes['coordinate_transformation_mode'] in (b'half_pixel', b'pytorch_half_pixel')
+        if node.op_type == 'ArgMax':
+            assert known[node.input[0]].elem_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
         if node.op_type == 'Softmax':  # float16's smallest number is larger than some of its results
             assert known[node.output[0]].elem_type == onnx.TensorProto.FLOAT
         if node.op_type == 'Conv':

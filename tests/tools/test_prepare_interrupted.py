@@ -40,7 +40,9 @@ def test_interrupt(root, zips, drawn, tmp_path):
     interrupted = tmp_path / 'interrupted'
     process = subprocess.Popen([sys.executable, DRIVER, 'until', str(interrupted), '--zips', str(zips),
                                 '--dataset_root', str(root), '--num_workers', '2'],
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # not as inherited: a
+    # shell has what it starts in the background ignore Ctrl-C
     while process.poll() is None and not list(root.glob('leftImg8bit/*/*/*.png')):
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGINT)
@@ -62,13 +64,14 @@ def test_two_runs_into_one_folder(root, zips):
 def test_leftovers_are_removed_and_files_of_the_user_are_not(root, zips, drawn, capsys):
     city = root / 'gtFine/train/toyburg'
     city.mkdir(parents=True)
-    (city / '.toyburg_000000_000019_gtFine_labelIds.png.ab12_xyz').write_bytes(b'half')
+    for kind in ('labelIds', 'labelTrainIds', 'instanceIds'):
+        (city / f'.toyburg_000000_000019_gtFine_{kind}.png.ab12_xyz').write_bytes(b'half')
     mine = [city / 'notes.txt', city / '.toyburg_000000_000019_gtFine_labelIds.png.swp', city / '.notes.abcdefgh',
             root / 'thesis.tex']
     for path in mine:
         path.write_text('mine')
     assert run(root, zips) == 0
-    assert '1 half-written files of an interrupted run removed' in capsys.readouterr().out
+    assert '3 half-written files of an interrupted run removed' in capsys.readouterr().out
     assert all(path.read_text() == 'mine' for path in mine)
     for path in mine:
         path.unlink()

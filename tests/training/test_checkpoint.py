@@ -1,5 +1,6 @@
 """Checkpoints: whole or not there, the oldest removed, PaddleSeg's readable."""
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import pytest
 
 from common.errors import UserError
 from tests.conftest import ROOT
+from tests.models import crafted
 from training import checkpoint
 
 
@@ -152,7 +154,8 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(tmp_path, cap
     ('model.pdparams', {'StructuredToParameterName@@': [1]}, 'expected a table of parameter names'),
     ('model.pdparams', {'StructuredToParameterName@@': {'0.weight': []}}, 'expected a table of parameter names'),
     ('scaler.pd', {'scale': 1.0}, 'expected a state of this config.s model and optimizer, found another'),
-    ('scaler.pd', 3, 'expected a state, found int')])
+    ('scaler.pd', 3, 'expected a state, found int'),
+    ('scaler.pd', {'scale': crafted.Call(os.system, 'false')}, 'the name posix.system')])
 def test_a_state_that_is_none_is_one_line(tmp_path, name, content, text):
     """Files of PaddleSeg have no checksums: what is in them may be anything that is read."""
     model, optimizer = build()

@@ -1,4 +1,5 @@
 """Worker processes that fail, die or hang: one line with the file, soon."""
+import multiprocessing
 import os
 import signal
 import threading
@@ -76,6 +77,21 @@ def other_size():
 
 def test_two_workers_and_none_give_the_same_batches():
     assert read_all(num_workers=2) == read_all(num_workers=0)
+
+
+def test_no_worker_outlives_the_last_batch():
+    """Whoever takes a known number of batches, as the training loop does, never asks for one more."""
+    before, dataset = set(multiprocessing.active_children()), Images()
+    stream = EpochStream(dataset, 2, 4, seed=1)
+    batches = training_batches(dataset, stream, 2)
+    next(batches)
+    workers = set(multiprocessing.active_children()) - before
+    assert len(workers) == 2
+    for _ in range(len(stream) - 1):
+        next(batches)
+    for worker in workers:
+        worker.join(PATIENCE)
+        assert not worker.is_alive()
 
 
 @pytest.mark.parametrize('num_workers', [2, 0])

@@ -24,8 +24,8 @@ from tools.shared.workers import DiskFull, results_of
 
 BLOCK = 4096  # disk space that the smallest file takes
 # Names of the temporary files that write_atomically() leaves behind when it is killed while it writes files here.
-_TEMPORARY = re.compile(r'\.(dataset\.yml|.+_(leftImg8bit|gtFine_label(Train)?Ids)\.png|.+_gtFine_polygons\.json)'
-                        r'\.[a-z0-9_]{8}')
+_TEMPORARY = re.compile(r'\.(dataset\.yml|.+_(leftImg8bit|gtFine_(label|labelTrain|instance)Ids)\.png|'
+                        r'.+_gtFine_polygons\.json)\.[a-z0-9_]{8}')
 # {(process id, archive): ZipFile}: one that was opened before a fork would share its file position.
 _OPEN: dict[tuple[int, Path], zipfile.ZipFile] = {}
 

@@ -204,8 +204,8 @@ def commands(settings: Settings) -> Iterator[Row]:
         train(settings, 'straight')
     seconds = command('val.py', '--config', config, '--model_path', weights, name='val.py', settings=settings)
     report = json.loads((weights.parent / f'evaluation_{config.stem}.json').read_text())
-    yield judged('val.py, 2 toy images', report['images'] == 2, 'scores of 2 images',
-                 f'{report["images"]} images, mIoU {report["miou"]:.4f}', seconds=seconds)
+    yield judged('val.py, 2 toy images', len(report['images']) == 2, 'scores of 2 images',
+                 f'{len(report["images"])} images, mIoU {report["miou"]:.4f}', seconds=seconds)
     out = folder / 'predictions'
     seconds = command('predict.py', '--config', config, '--model_path', weights, '--image_path',
                       folder / 'toy_cityscapes/leftImg8bit/val', '--save_dir', out, name='predict.py',
