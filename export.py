@@ -17,7 +17,11 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument('--save_dir', default='output/export', help='new folder for the network and what belongs to it')
     parser.add_argument('--format', choices=tuple(FORMATS), default='onnx', help='who is to run it')
     parser.add_argument('--precision', choices=PRECISIONS, default='fp32',
-                        help='of the network, where the format has it; softmax, fusion and argmax stay fp32')
+                        help='of the network, where the format has it; softmax, fusion and argmax stay fp32; int8 '
+                        'needs images and requirements-int8.txt')
+    parser.add_argument('--calibration_images', metavar='DIR',
+                        help='int8 only: images to calibrate on and to check with; default: those of the config')
+    parser.add_argument('--calibration_count', type=int, default=32, metavar='N', help='int8 only: images at most')
     parser.add_argument('--input_shape', nargs='+', default=['any'], metavar='any | H W',
                         help='height and width of all images, for a graph without shape computations; or any')
     parser.add_argument('--output', choices=('classes', 'probabilities', 'logits'), default='classes',
@@ -45,11 +49,18 @@ def image_size(words: Sequence[str]) -> tuple[int, int] | None:
 def main(argv: Sequence[str]) -> None:
     args = parse_args(argv)
     size = image_size(args.input_shape)
+    if args.calibration_images is not None and args.precision != 'int8':
+        raise UserError(f'--calibration_images: expected --precision int8, found {args.precision}; leave it out')
+    if args.calibration_count < 1:
+        raise UserError(f'--calibration_count: expected at least 1, found {args.calibration_count}')
+    if args.precision == 'int8' and size is not None:
+        raise UserError('--precision int8: expected --input_shape any, found a fixed size; leave --input_shape out')
     cli.start_paddle()
     from common import flags
     from common.builder import Builder
     from common.config import Config
     from common.model_zoo import local_weights
+    from inference.export.quantisation import Images
     from inference.export.whole import Settings
     from inference.export.writing import export
 
@@ -59,9 +70,10 @@ def main(argv: Sequence[str]) -> None:
     flags.check_writable(Path(args.save_dir).parent)
     builder.check_weights(weights.parent.parent)
     settings = Settings(size, args.output, args.with_preprocessing, args.flip, args.precision)
-    export(builder, weights, Path(args.save_dir), args.format, settings, args.license)
-    logging.getLogger('export').info('%s: gives what val.py and predict.py give%s', args.save_dir,
-                                     ' with --flip_horizontal' * args.flip)
+    images = Images(args.calibration_images, args.calibration_count)
+    export(builder, weights, Path(args.save_dir), args.format, settings, args.license, images)
+    logging.getLogger('export').info('%s: gives %swhat val.py and predict.py give%s', args.save_dir,
+                                     'nearly ' * (args.precision == 'int8'), ' with --flip_horizontal' * args.flip)
 
 
 if __name__ == '__main__':

@@ -4,10 +4,11 @@
 
 One image through MscaleOCRNet on HRNet-W48, with weights as of benchmarks.inference, each row in its own process:
 `predict` is the network of predict.py (--backend auto), the others are files of export.py, run as its check runs them:
-ONNX by ONNX Runtime, all on the CPU and in fp32 arithmetic. `MB` is the size of the network's files, `s` the best of
---repeat rounds after one to warm up, `CPU s` the processor time, which other processes disturb less, `x CPU` the same
-relative to `predict`, `peak` the peak of resident memory with the image and without the writing, `equal` the share of
-pixels with the class that `predict` gives. The last line is the table as JSON.
+ONNX by ONNX Runtime, all on the CPU and in fp32 arithmetic, int8 apart, which is calibrated on the image itself. `MB`
+is the size of the network's files, `s` the best of --repeat rounds after one to warm up, `CPU s` the processor time,
+which other processes disturb less, `x CPU` the same relative to `predict`, `peak` the peak of resident memory with the
+image and without the writing, `equal` the share of pixels with the class that `predict` gives. The last line is the
+table as JSON.
 """
 import argparse
 import json
@@ -27,7 +28,8 @@ from common.export_table import FORMATS
 
 # Row: format and precision, and whether the size is fixed.
 ROWS = {'predict': None, **{f'{name}{suffix}': (name, precision, fixed) for name, entry in FORMATS.items()
-                            for precision in entry.precisions for fixed in ([False, True] if entry.any_size else [True])
+                            for precision in entry.precisions
+                            for fixed in (False, True) if fixed or entry.any_size if not (fixed and precision == 'int8')
                             for suffix in [f' {precision}' * (precision != 'fp32') + ' fixed' * fixed]}}
 DEFAULT = ('predict', *(name if entry.any_size else f'{name} fixed' for name, entry in FORMATS.items()))
 
@@ -47,7 +49,8 @@ def write(row: str, folder: Path, args: argparse.Namespace) -> None:
     target = folder / row
     target.mkdir()
     settings = Settings(tuple(args.size) if fixed else None, precision=precision)
-    importlib.import_module(FORMATS[name].module).write(model, settings, {}, target)
+    images = [[np.load(folder / 'image.npy')]] if precision == 'int8' else []  # to calibrate on
+    importlib.import_module(FORMATS[name].module).write(model, settings, {}, target, *images)
 
 
 def measure(row: str, folder: Path, args: argparse.Namespace) -> None:

@@ -36,6 +36,7 @@ NEEDS = {
     'python -u -m paddle.distributed.launch': 'several GPUs; on CPUs: tests/training/test_distributed.py',
     'python -m paddle.distributed.launch': 'several GPUs or processes; on CPUs: tests/training/test_distributed.py',
     'python -m benchmarks.': 'minutes to hours',
+    'python export.py --precision int8': 'trained weights, NNCF; tests/export/test_quantisation.py',
     'python tools/check_machine.py': 'minutes; tests/tools/test_check_machine.py',
     'python tools/convert_weights.py': 'weights of HRNet-W48; tests/tools/test_convert_weights.py',
     'python val.py --config configs/nvidia_hrnet_ocr_mscale.yml': "NVIDIA's weights; tests/models/test_weight_names.py",

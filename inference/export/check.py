@@ -1,4 +1,4 @@
-"""An exported file against the network of val.py, on images made here."""
+"""An exported file against the network of val.py, on images made here; in int8 on photographs."""
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -15,7 +15,9 @@ logger = logging.getLogger(__name__)
 
 SIZES = ((96, 160), (75, 106), (131, 97))  # (H, W) where any size will do: even, scaled sizes that round, odd
 RANGE = 1e-3  # of fp32: of the range of the logits
-CLASSES = 1e-3  # of fp16: of the pixels
+CLASSES = {'fp16': 1e-3, 'int8': 1e-2}  # of the pixels; of int8 in all images, a limit of ours: what 8 bits leave
+
+Transforms = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 class Case(NamedTuple):
@@ -24,17 +26,29 @@ class Case(NamedTuple):
     logits: np.ndarray
 
 
-def cases(network: Any, settings: Settings, transforms: Callable[[dict[str, Any]], dict[str, Any]]) -> list[Case]:
-    """Three cases; network: of inference.backends.create. transforms: of the validation images, from BGR."""
+def cases(network: Any, settings: Settings, transforms: Transforms, images: Sequence[np.ndarray] = ()) -> list[Case]:
+    """Cases of the images, uint8 (H, W, 3) RGB, or of three made here.
+
+    network: of inference.backends.create. transforms: of the validation images, from BGR.
+    """
     predict = Predictor(network, flip_horizontal=settings.flip)
     found = []
     sizes = [settings.size] * 3 if settings.size else list(SIZES)
-    for seed, size in enumerate(tqdm(sizes, desc="check, val.py's network", unit='image')):
-        image = picture(seed, size)
-        normalised = transforms({'img': image[..., ::-1].astype(np.float32)})['img'][None]
-        logits = predict.logits(paddle.to_tensor(normalised)).numpy()
-        found.append(Case(image if settings.preprocessing else normalised, logits))
+    images = images or [picture(seed, size) for seed, size in enumerate(sizes)]
+    for image in tqdm(images, desc="check, val.py's network", unit='image'):
+        logits = predict.logits(paddle.to_tensor(normalised(image, transforms))).numpy()
+        found.append(Case(network_input(image, settings, transforms), logits))
     return found
+
+
+def network_input(image: np.ndarray, settings: Settings, transforms: Transforms) -> np.ndarray:
+    """What the exported network takes for an image, uint8 (H, W, 3) RGB."""
+    return image if settings.preprocessing else normalised(image, transforms)
+
+
+def normalised(image: np.ndarray, transforms: Transforms) -> np.ndarray:
+    """float32 (1, 3, H, W)."""
+    return transforms({'img': image[..., ::-1].astype(np.float32)})['img'][None]
 
 
 def picture(seed: int, size: tuple[int, int]) -> np.ndarray:
@@ -50,11 +64,12 @@ def picture(seed: int, size: tuple[int, int]) -> np.ndarray:
 
 
 def compare(run: Callable[[np.ndarray], np.ndarray], found: Sequence[Case], settings: Settings,
-            classes: str = 'uint8') -> None:
-    """UserError if what an exported file gives differs by more than RANGE (fp32) or CLASSES (fp16).
+            classes: str = 'uint8') -> float:
+    """UserError if what an exported file gives differs by more than RANGE (fp32) or CLASSES (fp16, int8).
 
-    classes: their type.
+    classes: their type. Returns the share of pixels with equal classes.
     """
+    pixels = unequal = 0
     for case in found:
         size = case.logits.shape[2:]
         where = f'{size[0]}x{size[1]}'
@@ -68,8 +83,19 @@ def compare(run: Callable[[np.ndarray], np.ndarray], found: Sequence[Case], sett
         logger.info('check: image of %s: off by %s', where, text)
         if settings.precision == 'fp32' and not off <= RANGE:
             raise _different(where, f'a difference of at most {RANGE:g} of the range', text)
-        if settings.precision != 'fp32' and not (np.isfinite(off) and others <= CLASSES * size[0] * size[1]):
-            raise _different(where, f'at most {CLASSES:.1%} other classes', text)
+        if settings.precision == 'fp16' and not (np.isfinite(off) and others <= CLASSES['fp16'] * size[0] * size[1]):
+            raise _different(where, f'at most {CLASSES["fp16"]:.1%} other classes', text)
+        if not np.isfinite(off):
+            raise _different(where, 'finite logits and known classes', text)
+        pixels, unequal = pixels + size[0] * size[1], unequal + others
+    if settings.precision == 'int8':
+        logger.info('check: %.2f %% of the classes are equal', 100 * (1 - unequal / pixels))
+        if unequal > CLASSES['int8'] * pixels:
+            raise UserError(f'check of the exported file with {len(found)} images: expected at least '
+                            f'{1 - CLASSES["int8"]:.0%} of the classes of the network of val.py, found '
+                            f'{1 - unequal / pixels:.2%}; nothing was written: give more images (--calibration_count) '
+                            "that are like the network's own (--calibration_images), or try --precision fp32")
+    return 1 - unequal / pixels
 
 
 def expected(logits: np.ndarray, settings: Settings, classes: str) -> tuple[tuple[int, ...], str]:

@@ -9,6 +9,7 @@ import yaml
 from safetensors.numpy import save
 
 from common.atomic_io import write_atomically
+from inference.export.quantisation import FLOAT, Chosen
 from inference.export.whole import Settings
 
 
@@ -28,6 +29,17 @@ def write(folder: Path, builder: Any, model: Any, weights: Path, settings: Setti
         'weights_sha256': metadata['weights_sha256']}
     write_atomically(folder / 'config.json', (json.dumps(config, indent=1) + '\n').encode())
     write_atomically(folder / 'README.md', card(builder, weights, settings, metadata, license_name).encode())
+
+
+def add_quantisation(folder: Path, chosen: Chosen, equal: float) -> None:
+    """Say in the card how an int8 network was calibrated, and which share of the classes is that of fp32."""
+    path = folder / 'README.md'
+    text = path.read_text(encoding='utf-8')
+    added = (f'- Quantised after training, calibrated on {len(chosen.calibration)} images; {", ".join(FLOAT)} are '
+             f'float32. {100 * equal:.2f} % of the classes are those of fp32 on {len(chosen.held_out)} images that it '
+             'was not calibrated on.')
+    before, after = text.split('\n\n## Evaluation', 1)
+    write_atomically(path, f'{before}\n{added}\n\n## Evaluation{after}'.encode())
 
 
 def card(builder: Any, weights: Path, settings: Settings, metadata: Mapping[str, str], license_name: str) -> str:

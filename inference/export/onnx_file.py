@@ -1,22 +1,29 @@
 """model.onnx, for ONNX Runtime, TensorRT, OpenVINO and others."""
 import importlib.util
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from common.atomic_io import write_atomically
 from inference.backends.engine import threads
-from inference.export import onnx_graph
+from inference.export import onnx_graph, quantisation
 from inference.export.whole import Settings
 from models.mscale_ocrnet import MscaleOCRNet
 
 MODEL = 'model.onnx'
 
 
-def write(model: MscaleOCRNet, settings: Settings, metadata: Mapping[str, str], folder: Path) -> dict[str, str]:
-    """Write a model in evaluation mode; returns the names of the files as PaddleSeg's deploy.yaml has them."""
-    write_atomically(folder / MODEL, onnx_graph.build(model, settings, metadata).SerializeToString())
+def write(model: MscaleOCRNet, settings: Settings, metadata: Mapping[str, str], folder: Path,
+          calibration: Sequence[np.ndarray] = ()) -> dict[str, str]:
+    """Write a model in evaluation mode; returns the names of the files as PaddleSeg's deploy.yaml has them.
+
+    calibration: inputs of the network, for int8.
+    """
+    graph = onnx_graph.build(model, settings, metadata)
+    if settings.precision == 'int8':
+        graph = quantisation.quantised(graph, calibration)
+    write_atomically(folder / MODEL, graph.SerializeToString())
     return {'model': MODEL, 'params': MODEL}
 
 

@@ -1,24 +1,27 @@
 """model.xml and model.bin, OpenVINO's own format, from the same graph as model.onnx."""
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from inference.backends.engine import threads
 from inference.backends.openvino_backend import shared_core
-from inference.export import onnx_graph
+from inference.export import onnx_graph, quantisation
 from inference.export.whole import Settings
 from models.mscale_ocrnet import MscaleOCRNet
 
 MODEL, WEIGHTS = 'model.xml', 'model.bin'
 
 
-def write(model: MscaleOCRNet, settings: Settings, metadata: Mapping[str, str], folder: Path) -> dict[str, str]:
+def write(model: MscaleOCRNet, settings: Settings, metadata: Mapping[str, str], folder: Path,
+          calibration: Sequence[np.ndarray] = ()) -> dict[str, str]:
     """As inference.export.onnx_file. fp16: of the weights in the file; what computes decides on its own precision."""
     import openvino
 
     graph = onnx_graph.build(model, dataclasses.replace(settings, precision='fp32'), {})
+    if settings.precision == 'int8':
+        graph = quantisation.quantised(graph, calibration)
     converted = shared_core().read_model(graph.SerializeToString())
     del graph
     for key, value in metadata.items():

@@ -8,7 +8,7 @@ import secrets
 import shutil
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from common.atomic_io import flush_folder, sha256_of
 from common.errors import FileError, UserError
 from common.export_table import FORMATS
 from inference import backends
-from inference.export import check, description, model_page
+from inference.export import check, description, model_page, quantisation
 from inference.export.whole import Settings
 from models.weights import load_weights
 
@@ -29,12 +29,13 @@ logger = logging.getLogger(__name__)
 
 
 def export(builder: Any, weights: Path, save_dir: Path, format_name: str, settings: Settings,
-           license_name: str) -> None:
+           license_name: str, images: quantisation.Images) -> None:
     """Write the network of a config with these weights in a format, with what belongs to it, into a new folder.
 
-    builder: common.builder.Builder. settings: without mean and std, which are the config's. The file is run against the
-    network of val.py first. Raises UserError or FileError with one line, with nothing written, where the format does
-    not have it, the network is of another kind, the folder has files, or the results differ.
+    builder: common.builder.Builder. settings: without mean and std, which are the config's. images: to
+    calibrate int8 on. The file is run against the network of val.py first. Raises UserError or FileError with one line,
+    with nothing written, where the format does not have it, the network is of another kind, the folder has files, or
+    the results differ.
     """
     chosen = FORMATS[format_name]
     missing = [name for name in chosen.packages if importlib.util.find_spec(name) is None]
@@ -47,6 +48,8 @@ def export(builder: Any, weights: Path, save_dir: Path, format_name: str, settin
     if settings.size is None and not chosen.any_size:
         raise UserError(f'--input_shape any: expected height and width with --format {format_name}, whose files take '
                         'images of one size; for example --input_shape 512 1024')
+    if settings.precision == 'int8':
+        quantisation.check_packages()
     settings = _with_normalisation(settings, builder)
     with _new_folder(save_dir) as folder:
         module = importlib.import_module(chosen.module)
@@ -60,24 +63,38 @@ def export(builder: Any, weights: Path, save_dir: Path, format_name: str, settin
         logger.info('write %s, %s, scales %s%s, for images of %s', format_name, settings.precision, scales,
                     ' with flip' * settings.flip, 'x'.join(map(str, settings.size or ('any size',))))
         metadata = description.metadata(builder.labels, scales, settings, digest)
-        files = module.write(model, settings, metadata, folder)
+        photographs: list[np.ndarray] = []
+        if settings.precision == 'int8':
+            taken = quantisation.choose(images, builder)
+            photographs = taken.held_out
+            metadata.update(quantisation.description(taken))
+            files = module.write(model, settings, metadata, folder, [
+                check.network_input(image, settings, _normalise(builder)) for image in taken.calibration])
+        else:
+            files = module.write(model, settings, metadata, folder)
         transforms = builder.config.val_dataset_cfg.get('transforms', [])
         classes = 'uint8' if settings.preprocessing else chosen.classes
         description.write_deploy(folder, files, transforms, settings, classes)
         model_page.write(folder, builder, model, weights, settings, metadata, license_name)
         del model
-        _check(builder, weights, module.load, folder, settings, classes)
+        equal = _check(builder, weights, module.load, folder, settings, classes, photographs)
+        if settings.precision == 'int8':
+            model_page.add_quantisation(folder, taken, equal)
     names = [f'{path.name} ({path.stat().st_size / 1e6:.1f} MB)' if path.stat().st_size > 1e5 else path.name
              for path in sorted(save_dir.iterdir())]
     logger.info('written to %s: %s', save_dir, ', '.join(names))
 
 
-def _check(builder: Any, weights: Path, load: Any, folder: Path, settings: Settings, classes: str) -> None:
+def _check(builder: Any, weights: Path, load: Any, folder: Path, settings: Settings, classes: str,
+           photographs: Sequence[np.ndarray]) -> float:
     network = backends.create(builder, str(weights))
-    normalize = [step for step in builder.val_transforms if isinstance(step, paddleseg.transforms.Normalize)]
-    cases = check.cases(network, settings, Compose(normalize))
+    cases = check.cases(network, settings, _normalise(builder), photographs)
     del network
-    check.compare(load(folder), cases, settings, classes)
+    return check.compare(load(folder), cases, settings, classes)
+
+
+def _normalise(builder: Any) -> Compose:
+    return Compose([step for step in builder.val_transforms if isinstance(step, paddleseg.transforms.Normalize)])
 
 
 def _with_normalisation(settings: Settings, builder: Any) -> Settings:
