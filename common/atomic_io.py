@@ -93,6 +93,11 @@ class FolderLock:
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
+    def remove(self) -> None:
+        """Release it, and leave no trace in the folder."""
+        Path(self._file.name).unlink(missing_ok=True)
+        self._file.close()
+
 
 def _open_temporary(path: Path) -> tuple[int, Path]:
     """A new file beside `path`, opened for writing; the kernel applies the umask to its mode, as to any new file's."""

@@ -1,13 +1,17 @@
 """Half-done work that is continued: only with the settings it was begun with."""
+from __future__ import annotations  # common.config imports Paddle, which tools without it need not wait for
+
 import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from common.atomic_io import sha256_of, write_atomically
-from common.config import Config
 from common.errors import UserError
+
+if TYPE_CHECKING:
+    from common.config import Config
 
 FILE = 'settings.json'
 

@@ -9,6 +9,7 @@ import pytest
 
 import predict
 import val
+from common.atomic_io import FolderLock
 from tests.browser import json_of
 from tests.conftest import run_script as run
 from tests.conftest import write_tiny_config
@@ -96,6 +97,15 @@ def test_a_foreign_folder_is_refused_before_the_work(trained, tmp_path, capsys, 
             assert error.startswith(f'error: --report {tmp_path / name}: expected ') and found in error
     assert [path.name for path in (tmp_path / 'photos').iterdir()] == ['holiday.jpg']
     assert not list(weights.parent.glob('*.json'))
+
+
+def test_two_runs_at_once_do_not_share_a_folder(trained, tmp_path, capsys):
+    config, weights = copied(trained, tmp_path)
+    command = ('--config', config, '--model_path', weights, '--report', tmp_path / 'other')
+    with FolderLock(tmp_path / 'other', '--report'):
+        (tmp_path / 'other/report.txt').write_text('')
+        assert run(val.main, *command) == 1
+    assert f'--report {tmp_path / "other"}: expected no other run to write there' in capsys.readouterr().err
 
 
 def test_an_interrupted_report_continues(trained, tmp_path, monkeypatch, capsys):

@@ -1,5 +1,6 @@
 """The table of docs/design.md: who may import whom, no import cycles, short files, nothing private read elsewhere."""
 import ast
+import subprocess
 import sys
 from pathlib import Path
 
@@ -87,6 +88,16 @@ def test_no_import_cycles():
 def test_one_place_makes_the_scripts_importable_from_any_directory():
     changing = [name(path) for path in FILES if not name(path).startswith('tests/') and 'sys.path' in path.read_text()]
     assert changing == ['tools/shared/repository.py']
+
+
+def test_no_script_imports_paddle_before_it_runs():
+    """--help is fast, and tools that need no Paddle neither wait for it nor print its warnings."""
+    scripts = [path for path in [*ROOT.glob('*.py'), *ROOT.glob('tools/*.py')] if 'cli.run(' in path.read_text()]
+    modules = [name(path).removesuffix('.py').replace('/', '.') for path in scripts]
+    assert {'train', 'export', 'tools.prepare_cityscapes'} <= set(modules)
+    code = f'import sys, {", ".join(modules)}; print(*{{"paddle", "paddleseg"}} & {{*sys.modules}})'
+    done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ('\n', '')
 
 
 @pytest.mark.parametrize('path', FILES, ids=name)

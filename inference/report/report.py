@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import paddle
 
+from common.atomic_io import FolderLock
 from common.config import Config
 from datasets.labels import LabelSet
 from inference import backends, pictures, records
@@ -35,11 +36,12 @@ class ReportWriter:
 
     def start(self, labels: LabelSet, colors: np.ndarray | None = None, threads: int = 1,
               keep: bool = False) -> 'ReportWriter':
-        """Begin; an earlier report ends here.
+        """Begin; an earlier report ends here. UserError if another run writes one into the folder.
 
         colors: uint8 (256, 3) RGB. threads: that write pictures. keep: go on with the pictures that are there.
         """
         if paddle.distributed.get_rank() == 0:
+            self._lock = FolderLock(self.path, '--report')
             folder.clear(self.path, keep)
         gather(None)  # nobody writes into a folder that is being emptied
         self._labels, self._colors = labels, pictures.color_table(labels) if colors is None else colors
@@ -69,6 +71,8 @@ class ReportWriter:
         self._gallery.__exit__(kind, *rest)
         if kind is None:
             gather(None)
+        elif paddle.distributed.get_rank() == 0:
+            self._lock.remove()
 
     def finish(self, title: str, facts: Sequence[tuple[str, str]], result: Mapping[str, Any] | None = None,
                run: str | os.PathLike | None = None) -> None:
@@ -83,6 +87,7 @@ class ReportWriter:
         log = page.read_log(Path(run) / 'metrics.jsonl') if run is not None else []
         report = page.Report(title, facts, self._labels, self._colors, images, result, log)
         index = folder.finish(self.path, page.to_html(report))
+        self._lock.remove()
         logging.getLogger('report').info('open in a browser: %s', index)
 
     def _images(self, result: Mapping[str, Any] | None) -> list[dict[str, Any]]:

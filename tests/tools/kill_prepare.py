@@ -33,7 +33,6 @@ def main(argv):
 
     os.replace = slow
     if argv[0] == 'until':
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs have it ignored
         cli.run(prepare_cityscapes.main, argv[2:])
     root, zips, kills, seed = Path(argv[1]), argv[2], int(argv[3]), int(argv[4])
     ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER: orphans become this process's children

@@ -8,7 +8,8 @@ import numpy as np
 import paddle
 import pytest
 
-from tests.conftest import ROOT
+import predict
+from tests.conftest import ROOT, run_script
 from tests.rounding import assert_close
 
 # Of the gradients in float64: the last bit of a float32 input moves them by up to 4e-4, 4000 times its size (but for
@@ -82,7 +83,7 @@ def test_what_is_not_finite_is_reported_with_the_images_of_its_process(tmp_path,
         assert f'loss 0 of process 1 and a gradient that is not finite with the batch {files["1"]}' in error
 
 
-def test_predict_under_the_launcher_shares_the_images(tiny_config, tmp_path):
+def test_predict_under_the_launcher_shares_the_images(tiny_config, tmp_path, capfd):
     """Five images on two processes, two of them broken: all pictures as of one process, one report, status 1."""
     from common.builder import Builder
     from common.config import Config
@@ -95,18 +96,18 @@ def test_predict_under_the_launcher_shares_the_images(tiny_config, tmp_path):
         cv2.imwrite(str(tmp_path / 'images' / f'{name}.png'), np.full([40, 60, 3], 2 * ord(name), np.uint8))
     for name in 'cd':  # one of each process
         (tmp_path / 'images' / f'{name}.png').write_bytes(b'no image')
-    common = 'predict.py', '--config', tiny_config, '--model_path', weights, '--image_path', tmp_path / 'images'
-    one = subprocess.run([sys.executable, *map(str, common), '--save_dir', str(tmp_path / 'one')], cwd=ROOT,
-                         capture_output=True, text=True)
-    assert one.returncode == 1
-    log = launch(2, tmp_path / 'logs', *common, '--save_dir', tmp_path / 'two', status=1)
+    common = '--config', tiny_config, '--model_path', weights, '--image_path', tmp_path / 'images'
+    assert run_script(predict.main, *common, '--save_dir', tmp_path / 'one') == 1
+    one = capfd.readouterr().err
+    log = launch(2, tmp_path / 'logs', 'predict.py', *common, '--save_dir', tmp_path / 'two', status=1)
     pictures = [{p.relative_to(tmp_path / name): p.read_bytes() for p in (tmp_path / name).rglob('*.png')}
                 for name in ('one', 'two')]
     assert len(pictures[0]) == 6 and pictures[0] == pictures[1]
     errors = [line for line in log.splitlines() if line.startswith('error: ')]
-    assert errors == [line for line in one.stderr.splitlines() if line.startswith('error: ')] and len(errors) == 2
+    assert errors == [line for line in one.splitlines() if line.startswith('error: ')] and len(errors) == 2
     assert 'predicted 3 of 5 images' in log
     other = (tmp_path / 'logs' / 'workerlog.1').read_text()
     assert 'error: ' not in other and 'predicted' not in other
-    log = launch(2, tmp_path / 'again', *common, '--save_dir', tmp_path / 'two', '--skip_existing', status=1)
+    log = launch(2, tmp_path / 'again', 'predict.py', *common, '--save_dir', tmp_path / 'two', '--skip_existing',
+                 status=1)
     assert '3 of 5 images have their predictions already' in log and 'predicted 0 of 2 images' in log

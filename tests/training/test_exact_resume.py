@@ -1,5 +1,6 @@
 """Killed at random moments and started again, a run ends in the same bits and the same record as one left alone."""
 import contextlib
+import functools
 import hashlib
 import json
 import random
@@ -66,10 +67,20 @@ def record_of(folder):
             for line in (Path(folder) / 'metrics.jsonl').read_text().splitlines()]
 
 
-def kill_and_compare(tmp_path, num_workers, processes, kills, iters, seed=0):
+@pytest.fixture(scope='module')
+def left_alone(tmp_path_factory):
+    """(processes, iters) -> the folder of a run without workers, which change nothing."""
+    @functools.cache
+    def folder(processes, iters):
+        found = tmp_path_factory.mktemp('left_alone') / 'run'
+        run_to_the_end(found, 0, processes, iters)
+        return found
+
+    return folder
+
+
+def kill_and_compare(straight, killed, num_workers, processes, kills, iters, seed=0):
     """Kill a run `kills` times at random moments, let it finish, compare; returns the number of kills that hit it."""
-    straight, killed = tmp_path / 'straight', tmp_path / 'killed'
-    run_to_the_end(straight, num_workers, processes, iters)
     rng = random.Random(seed)
     entries = len(record_of(straight))
     moments = sorted(rng.sample(range(2, entries - 2), kills))
@@ -82,38 +93,58 @@ def kill_and_compare(tmp_path, num_workers, processes, kills, iters, seed=0):
 
 
 @pytest.mark.parametrize('num_workers, processes', [(0, 1), (2, 1), (0, 2)])
-def test_kills(tmp_path, num_workers, processes):
-    assert kill_and_compare(tmp_path, num_workers, processes, kills=1, iters=ITERS) == 1
+def test_kills(left_alone, tmp_path, num_workers, processes):
+    straight = left_alone(processes, ITERS)
+    assert kill_and_compare(straight, tmp_path / 'killed', num_workers, processes, kills=1, iters=ITERS) == 1
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('num_workers, processes', [(0, 1), (2, 1), (0, 2), (2, 2)])
-def test_many_kills(tmp_path, num_workers, processes):
-    hits = kill_and_compare(tmp_path, num_workers, processes, kills=6, iters=100, seed=num_workers + processes)
+def test_many_kills(left_alone, tmp_path, num_workers, processes):
+    hits = kill_and_compare(left_alone(processes, 100), tmp_path / 'killed', num_workers, processes, kills=6, iters=100,
+                            seed=num_workers + processes)
     print(f'{hits} kills hit the run with {num_workers} workers, {processes} processes')
     assert hits >= 5
 
 
+WRITING = ('training.checkpoint._flushed_checksum', 'training.checkpoint._write_state', 'common.atomic_io.os.replace')
+# Paddle is imported once; each run is a process of its own all the same.
+RUNS = """
+import contextlib, os, sys
+from pathlib import Path
+from unittest import mock
+sys.path.insert(0, sys.argv[1])
+import paddle
+from paddleseg.cvlibs import manager
+import common.atomic_io, training.checkpoint
+from common import cli
+from tests.training import kill_run
+
+def die(*_):
+    os.kill(os.getpid(), 9)
+
+def run(folder, killed_at=None):
+    child = os.fork()
+    if child == 0:
+        with mock.patch(killed_at, die) if killed_at else contextlib.nullcontext():
+            cli.run(kill_run.main, [str(folder), '0', '8'])
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+folder = Path(sys.argv[2])
+found = [run(folder / 'straight')]
+for call in sys.argv[3:]:
+    found += run(folder / call, call), run(folder / call)
+print(*found)
+"""
+
+
 def test_a_kill_while_a_checkpoint_is_written(tmp_path):
     """Every point of the write in turn: the half-written folder is not taken for a checkpoint, the end is the same."""
-    straight = tmp_path / 'straight'
-    run_to_the_end(straight, 0, 1, 8)
-    for call in ('training.checkpoint._flushed_checksum', 'training.checkpoint._write_state',
-                 'common.atomic_io.os.replace'):
-        folder = tmp_path / call
-        code = (f'import os, sys; sys.path.insert(0, {str(ROOT)!r}); sys.argv = ["x", {str(folder)!r}, "0", "8"]\n'
-                'from unittest import mock\n'
-                'import training.checkpoint, common.atomic_io\n'
-                'from tests.training import kill_run\n'
-                'from common import cli\n'
-                'def die(*a):\n'
-                '    os.kill(os.getpid(), 9)\n'
-                f'with mock.patch({call!r}, die):\n'
-                '    cli.run(kill_run.main)\n')
-        done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True)
-        assert done.returncode == -9
-        run_to_the_end(folder, 0, 1, 8)
-        assert files_of(folder) == files_of(straight)
+    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', RUNS, ROOT, tmp_path, *WRITING], cwd=ROOT,
+                          capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == '0' + ' -9 0' * len(WRITING), done.stderr[-3000:]
+    for call in WRITING:
+        assert files_of(tmp_path / call) == files_of(tmp_path / 'straight')
 
 
 @pytest.mark.parametrize('signum', [signal.SIGTERM, signal.SIGINT])
