@@ -5,8 +5,8 @@
 The images are in the layout of Cityscapes, their labels converted (docs/results.md). Everything takes days on two
 cores, and every step survives being killed: start the same command again, and it continues the step that was running
 and skips those that have a record in <runs>/records. Delete a record and the folder of the same name to run a step
-again. `--list` shows what is done; `--report` only fills the tables. One thread suffices for networks of this size:
-OMP_NUM_THREADS=1 leaves the other cores to others.
+again, also after a change of its config file, which goes unnoticed otherwise. `--list` shows what is done; `--report`
+only fills the tables. One thread suffices for networks of this size: OMP_NUM_THREADS=1 leaves the others alone.
 """
 import argparse
 import logging
