@@ -116,7 +116,7 @@ def quantised(graph: onnx.ModelProto, inputs: Sequence[np.ndarray]) -> onnx.Mode
     os.environ.setdefault('NNCF_CI', '1')  # it reports each use to its makers, where openvino_telemetry is installed
     import nncf
 
-    nncf.set_log_level(logging.ERROR)
+    logging.getLogger('nncf').setLevel(logging.ERROR)  # nncf.set_log_level would quieten everybody's handlers
     for node in graph.graph.node:
         node.name = node.output[0]
     metadata = {entry.key: entry.value for entry in graph.metadata_props}
