@@ -47,4 +47,4 @@ def test_every_cell_runs(tiny, toy, cells, capsys):
 def test_nothing_of_a_machine_is_kept(cells):
     for kind, _, cell in cells:
         assert kind == 'markdown' or (cell['outputs'] == [] and cell['execution_count'] is None)
-    assert not re.search(r'/home/|/root/|/tmp/|/work/|/Users/', NOTEBOOK.read_text())
+    assert not re.search(r'(?<![\w.:/)])/\w+/', NOTEBOOK.read_text())  # any absolute path
