@@ -1,9 +1,13 @@
 """Batches for training, from worker processes; an error in a worker names the file it was reading."""
+import faulthandler
 import functools
+import gc
+import logging
 import multiprocessing
 import multiprocessing.connection
 import os
 import signal
+import tempfile
 import threading
 import time
 import traceback
@@ -21,8 +25,11 @@ from common.errors import UserError, is_expected
 from datasets.normalization import Normalization
 from datasets.sampling import EpochStream
 
+logger = logging.getLogger(__name__)
+
 HANG_SECONDS = 45.0  # waiting longer than this for one batch counts as a hang
 MAX_WORKERS = 8
+STACK_SECONDS = 1.0  # seconds that a hung worker has to write where it is
 WORKER_ENDS = 2.0  # seconds to wait for the end of a worker whose end may be why that thread has failed
 READER_ENDS = 10.0  # seconds to wait for the end of Paddle's thread after it has shut its queue
 # How Paddle says that a worker has ended: its queue is shut, or SIGCHLD has come.
@@ -55,7 +62,7 @@ def training_batches(dataset: Any, stream: EpochStream, num_workers: int,
     normalization: Normalization | None = getattr(dataset, 'normalization', None)
     collate: Any = functools.partial(_collate, normalization)
     loader = paddle.io.DataLoader(_ErrorsAsSamples(dataset, workers), batch_sampler=stream, collate_fn=collate,
-                                  num_workers=num_workers, worker_init_fn=_start_worker)
+                                  num_workers=num_workers, worker_init_fn=functools.partial(_start_worker, workers))
     count = 0
     cause: Exception | None = None
     batches: Iterator[Any] | None = None
@@ -63,9 +70,7 @@ def training_batches(dataset: Any, stream: EpochStream, num_workers: int,
         while True:
             try:
                 if batches is None:
-                    # Before the fork: in a forked worker, OpenCV would wait for ever for threads that were not forked
-                    # with it.
-                    with _opencv_on_one_thread(), workers.start():
+                    with _forkable(), workers.start():
                         batches = reader.started(lambda: iter(loader))
                 with workers.waiting():
                     batch = next(batches, None)
@@ -127,6 +132,7 @@ class _WorkerSamples:
         self.pids: set[int] = set()
         self._processes: Sequence[Any] = ()
         self._since: float | None = None
+        self._stacks = tempfile.TemporaryFile()  # noqa: SIM115 - each worker's stack, if it hangs
         self.hung = False
 
     @contextmanager
@@ -151,6 +157,10 @@ class _WorkerSamples:
         finally:
             self._processes = [child for child in multiprocessing.active_children() if child not in earlier]
             self.pids = {child.pid for child in self._processes}
+
+    def write_stack_when_asked(self) -> None:
+        """In a worker: SIGUSR1 has it write its stack, also where it waits for ever."""
+        faulthandler.register(signal.SIGUSR1, self._stacks)
 
     def one_died(self) -> bool:
         """Whether a worker has ended with an error, or does so now.
@@ -190,10 +200,14 @@ class _WorkerSamples:
             while not done.wait(min(1, seconds / 4)):
                 since = self._since
                 if since is not None and time.monotonic() - since > seconds:
-                    for pid in self._suspects():
-                        self.hung = True
-                        with suppress(ProcessLookupError):
-                            os.kill(pid, signal.SIGKILL)
+                    self.hung = True
+                    for signum in (signal.SIGUSR1, signal.SIGKILL):
+                        for pid in self._suspects():
+                            with suppress(ProcessLookupError):
+                                os.kill(pid, signum)
+                        if signum == signal.SIGUSR1:
+                            time.sleep(STACK_SECONDS)
+                            self._log_stacks()
                     return
 
         threading.Thread(target=loop, daemon=True).start()
@@ -201,6 +215,12 @@ class _WorkerSamples:
             yield
         finally:
             done.set()
+
+
+    def _log_stacks(self) -> None:
+        self._stacks.seek(0)
+        if stacks := self._stacks.read().decode(errors='replace').strip():
+            logger.warning('data workers %s wait here:\n%s', sorted(self._suspects()), stacks)
 
 
 class _ErrorsAsSamples(paddle.io.Dataset):
@@ -242,18 +262,25 @@ def _collate(normalization: Normalization | None, samples: list[dict[str, Any]])
 
 
 @contextmanager
-def _opencv_on_one_thread() -> Iterator[None]:
-    """Workers that are forked within have one thread each: they share the cores."""
+def _forkable() -> Iterator[None]:
+    """What is forked within waits for no thread that was not forked with it.
+
+    OpenCV has one thread per worker (they share the cores), set before the fork. What the main process has left for the
+    garbage collector stays out of the workers': there, the end of an object with threads would wait for ever.
+    """
     before = cv2.getNumThreads()
     cv2.setNumThreads(1)
+    gc.freeze()
     try:
         yield
     finally:
+        gc.unfreeze()
         cv2.setNumThreads(before)
 
 
-def _start_worker(_worker_id: int) -> None:
+def _start_worker(workers: _WorkerSamples, _worker_id: int) -> None:
     """Ctrl-C reaches every process of the terminal; the main process handles it."""
+    workers.write_stack_when_asked()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     cli.end_with_parent(signal.SIGKILL)  # Paddle's worker waits for ever where its parent is gone
 

@@ -1,6 +1,8 @@
 """Worker processes that fail, die or hang: one line with the file, soon."""
+import gc
 import multiprocessing
 import os
+import re
 import signal
 import threading
 import time
@@ -124,7 +126,7 @@ def test_a_worker_that_fails_while_it_reads_nothing(monkeypatch, act, word, wher
     original = loader._start_worker if where.startswith('before') else loader._collate
 
     def faulty(*arguments):
-        if where.startswith('between') or arguments == (1,):  # of the two workers, the second one
+        if where.startswith('between') or arguments[1:] == (1,):  # of the two workers, the second one
             time.sleep(2)  # Paddle 2.6 may raise at any line while it starts its workers
             act()
         return original(*arguments)
@@ -134,6 +136,41 @@ def test_a_worker_that_fails_while_it_reads_nothing(monkeypatch, act, word, wher
     with pytest.raises(UserError, match=rf'^batch \d: .* found that one {word} {where}; check the free memory'):
         read_all(hang_seconds=3 if act is hang else 10 * PATIENCE)
     assert time.monotonic() - start < PATIENCE
+
+
+def test_the_log_shows_where_a_worker_hangs(caplog):
+    with pytest.raises(UserError, match='hung and was ended'):
+        read_all(hang, hang_seconds=2)
+    text, = (record.getMessage() for record in caplog.records if 'wait here' in record.getMessage())
+    assert re.match(r'data workers \[\d+\] wait here:\n', text) and f'{__file__}", line' in text and 'in hang' in text
+
+
+class WaitsForItsThread:
+    """Ends where it was made, and never in a fork of that process: like anything that joins its threads."""
+
+    def __init__(self):
+        self.itself, self.pid = self, os.getpid()  # only the garbage collector ends it
+
+    def __del__(self):
+        if os.getpid() != self.pid:
+            hang()
+
+
+def collect():
+    gc.collect()
+    return Images()[0, 4]
+
+
+def test_workers_leave_the_garbage_of_the_main_process_alone():
+    gc.collect()
+    gc.disable()
+    try:
+        WaitsForItsThread()
+        assert len(read_all(collect, hang_seconds=10)) == 4
+        assert not gc.isenabled() and not gc.get_freeze_count()
+    finally:
+        gc.enable()
+        gc.collect()
 
 
 def test_who_is_suspected():
