@@ -35,7 +35,8 @@ def create(builder: Any, model_path: str | os.PathLike, backend: str = 'auto', p
     builder: common.builder.Builder. backend: 'auto' is Paddle on a GPU, and on a CPU the fastest that is installed.
     precision: of the network; the fusion of scales and argmax are float32 always. cache: keep the network converted for
     OpenVINO and ONNX Runtime, and reuse one kept earlier.
-    Returns a FusedNetwork, or the model itself where it is of another kind (Paddle, fp32).
+    Returns a FusedNetwork; where the model is of another kind, the model itself, with --backend paddle and auto, and
+    else an inference.traced_network.TracedNetwork.
     Raises UserError, with one line that names what would work, for a backend that is not installed, and for a
     precision that it or the processor does not support.
     """
@@ -47,9 +48,11 @@ def create(builder: Any, model_path: str | os.PathLike, backend: str = 'auto', p
     gpu.allow_tf32(precision == 'tf32')
     model = builder.model
     if not _supports_fusion(model):
-        if backend not in ('auto', 'paddle') or precision != 'fp32':
+        if backend not in ('auto', 'paddle'):
+            return _traced(builder, _loaded(model, model_path), model_path, backend, precision, cache)
+        if precision != 'fp32':
             raise UserError(f'--backend {backend} --precision {precision}: expected a MscaleOCRNet on an HRNet, found '
-                            f'{type(model).__name__}, which runs with --backend paddle --precision fp32 only')
+                            f'{type(model).__name__}, which runs with --precision fp32 or --backend openvino')
         return _loaded(model, model_path)
     chosen = backend
     if backend == 'auto':
@@ -61,10 +64,24 @@ def create(builder: Any, model_path: str | os.PathLike, backend: str = 'auto', p
             scales, footprint = model.n_scales, memory.footprint(model)
             del model
             builder.release_model()  # Paddle's copy of the weights, 0.3 GB of W48, is not needed again
-            module, _, name = BACKENDS[chosen].executor.partition(':')
-            executor = getattr(importlib.import_module(module), name)(folder, precision)
+            executor = _executor(chosen)(folder, precision)
             network = FusedNetwork(executor, scales, footprint)
     logger.info('network: %s on %s, %s', chosen, network.executor.device, precision)
+    return network
+
+
+def _executor(backend: str) -> Any:
+    module, _, name = BACKENDS[backend].executor.partition(':')
+    return getattr(importlib.import_module(module), name)
+
+
+def _traced(builder: Any, model: Any, model_path: str | os.PathLike, backend: str, precision: str, cache: bool) -> Any:
+    """Any network in another backend than Paddle; it is checked against Paddle before its first use there."""
+    from inference import traced_network
+    network = traced_network.create(model, model_path, builder.config.dic['model'], _executor(backend), precision, cache)
+    del model
+    builder.release_model()
+    logger.info('network: %s on %s, %s', backend, network.executor.device, precision)
     return network
 
 
