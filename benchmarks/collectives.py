@@ -55,8 +55,6 @@ def batch(seed: int) -> dict[str, Any]:
 
 def worker(config: str, opts: list[str], folder: str) -> None:
     """One of two processes: a step of two micro-batches, as train.py exchanges it and with an exchange after each."""
-    import contextlib
-
     import paddle
 
     from common import cli
@@ -70,13 +68,13 @@ def worker(config: str, opts: list[str], folder: str) -> None:
     optimizer = paddle.optimizer.SGD(0.0, parameters=model.parameters())
     step = GradientStep(model, losses, optimizer)
     found = []
-    for name in ('once', 'each'):
-        if name == 'each':
-            step._without_sync = lambda last: contextlib.nullcontext()  # type: ignore[method-assign]
+    for name, parts in (('once', [[batch(1), batch(2)]]), ('each', [[batch(1)], [batch(2)]])):
         os.write(2, f'{MARK}{name}\n'.encode())
-        step.backward([batch(1), batch(2)])
+        for part in parts:
+            step.backward(part)
         os.write(2, f'{MARK}end\n'.encode())
-        found.append(np.concatenate([p.grad.numpy().ravel() for p in model.parameters() if p.grad is not None]))
+        found.append(np.concatenate([p.grad.numpy().ravel() for p in model.parameters() if p.grad is not None])
+                     / len(parts))
         optimizer.clear_grad()
     if paddle.distributed.get_rank() == 0:
         Path(folder, 'difference.json').write_text(json.dumps(
@@ -112,7 +110,7 @@ def forward_counts(model: Any) -> dict[str, Any]:
     channels: list[int] = []
     total = [0]
     for layer in model.sublayers():
-        if isinstance(layer, paddle.nn.layer.norm._BatchNormBase):
+        if isinstance(layer, paddle.nn.BatchNorm2D):
             note: Any = lambda layer, inputs, output: channels.append(int(output.shape[1]))  # noqa: E731
             layer.register_forward_post_hook(note)
     conv2d, matmul = F.conv2d, paddle.matmul
