@@ -7,8 +7,8 @@ from datasets.cityscapes_autolabeling import CityscapesAutolabeling
 from losses import BootstrappedCrossEntropyLoss, DiceLoss
 from losses.paddleseg_losses import paddleseg_losses
 from models.hrnet import BACKBONES, HRNet
-from models.mscale_ocrnet import MscaleOCRNet
 from models.paddleseg_models import paddleseg_backbones, paddleseg_models, read_weights_safely
+from models.paddleseg_mscale_ocrnet import mscale_ocrnet
 
 
 def register() -> None:
@@ -17,8 +17,9 @@ def register() -> None:
     manager.LOSSES.components_dict.update(paddleseg_losses())
     manager.MODELS.components_dict.update(paddleseg_models())
     manager.BACKBONES.components_dict.update(paddleseg_backbones())
+    manager.MODELS.components_dict['MscaleOCRNet'] = mscale_ocrnet  # PaddleSeg's own as well
     ours: list[tuple[Any, list[Any]]] = [
-        (manager.MODELS, [MscaleOCRNet]), (manager.BACKBONES, [*BACKBONES, HRNet]),
+        (manager.BACKBONES, [*BACKBONES, HRNet]),
         (manager.DATASETS, [CityscapesAutolabeling]), (manager.LOSSES, [DiceLoss, BootstrappedCrossEntropyLoss])]
     for registry, components in ours:
         for component in components:

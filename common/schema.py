@@ -98,10 +98,11 @@ class Checker:
         if name not in known:
             self.fail((*keys, 'type'), f'expected a registered type, found {cfg["type"]!r}; '
                                        f'{nearest(cfg["type"], known)}')
-        refusal = getattr(known[name], 'refusal', None)
+        component = known[name].of_config(cfg) if hasattr(known[name], 'of_config') else known[name]
+        refusal = getattr(component, 'refusal', None)
         if refusal is not None and (reason := refusal(cfg, self.num_classes)):
             self.fail((*keys, 'type'), f'expected a type that runs here, found {name}: {reason}; see docs/paddleseg.md')
-        parameters = [p for p in inspect.signature(known[name]).parameters.values() if p.name not in extra]
+        parameters = [p for p in inspect.signature(component).parameters.values() if p.name not in extra]
         given = {key: value for key, value in cfg.items() if key != 'type'}
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):
             required = [p.name for p in parameters if p.default is p.empty and p.kind is not p.VAR_POSITIONAL

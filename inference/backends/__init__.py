@@ -46,7 +46,7 @@ def create(builder: Any, model_path: str | os.PathLike, backend: str = 'auto', p
         raise UserError(f'--backend {backend}: expected one that is installed ({", ".join(available)}), found none of '
                         f'that name; pip install {" ".join(packages)}')
     gpu.allow_tf32(precision == 'tf32')
-    model = builder.model
+    model = _own_form(builder.model)
     if not _supports_fusion(model):
         if backend not in ('auto', 'paddle'):
             return _traced(builder, _loaded(model, model_path), model_path, backend, precision, cache)
@@ -61,11 +61,11 @@ def create(builder: Any, model_path: str | os.PathLike, backend: str = 'auto', p
         network = fuse_for_inference(_loaded(model, model_path), precision)
     else:
         with converted(model, model_path, cache) as folder:
-            scales, footprint = model.n_scales, memory.footprint(model)
+            scales, footprint, scale_image = model.n_scales, memory.footprint(model), model.scale_image
             del model
             builder.release_model()  # Paddle's copy of the weights, 0.3 GB of W48, is not needed again
             executor = _executor(chosen)(folder, precision)
-            network = FusedNetwork(executor, scales, footprint)
+            network = FusedNetwork(executor, scales, footprint, scale_image)
     logger.info('network: %s on %s, %s', chosen, network.executor.device, precision)
     return network
 
@@ -92,12 +92,18 @@ def name_of(network: Any) -> str:
 
 def fuse_for_inference(model: Any, precision: str = 'fp32') -> Any:
     """A model in evaluation mode in its fastest form in Paddle, with its current weights; else the model itself."""
+    model = _own_form(model)
     if not _supports_fusion(model):
         return model
     executor, footprint = PaddleExecutor(model, precision), memory.footprint(model)
     if memory.on_gpu(executor.device):
         return PlainNetwork(executor, model, footprint)
-    return FusedNetwork(executor, model.n_scales, footprint)
+    return FusedNetwork(executor, model.n_scales, footprint, model.scale_image)
+
+
+def _own_form(model: Any) -> Any:
+    """PaddleSeg's MscaleOCRNet as one of this repository's, if it can be; any other model itself."""
+    return (model.own_form() if hasattr(model, 'own_form') else None) or model
 
 
 def _supports_fusion(model: Any) -> bool:
