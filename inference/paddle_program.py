@@ -13,6 +13,7 @@ import numpy as np
 import paddle
 
 from common.errors import UserError
+from common.paddle2_arithmetic import is_compiled
 
 IMAGE = 'image'  # the name of the input
 
@@ -54,6 +55,9 @@ def trace(network: paddle.nn.Layer, size: Sequence[int | None] = (None, None)) -
 
     size: (H, W) of the images, None for any. Raises UserError if Paddle cannot trace it.
     """
+    for part in network.sublayers(include_self=True):
+        if is_compiled(type(part)):
+            paddle.jit.not_to_static(type(part).forward)
     layer = _Logits(network)
     layer.eval()
     spec = paddle.static.InputSpec([1, 3, *size], 'float32', name=IMAGE)
@@ -74,8 +78,7 @@ def trace(network: paddle.nn.Layer, size: Sequence[int | None] = (None, None)) -
             else:
                 parameters, output = found.parameters[0], found.outputs[0]
     except Exception as error:  # whatever a network's Python does that Paddle's tracer does not know
-        reason = str(error).strip().splitlines() or ['']
-        raise UserError(f'Paddle cannot trace it ({type(error).__name__}: {reason[-1].strip():.200})') from error
+        raise UserError(f'Paddle cannot trace its Python for images of any size ({type(error).__name__})') from error
     arrays = {parameter.name: parameter.numpy() for parameter in parameters}
     return Program(_needed(program, output), output.id, arrays)
 

@@ -135,6 +135,22 @@ def _range(ops: ProgramOps, length: Known) -> str:
     return ops.put('Range', np.array(0, np.int64), ops.put('Squeeze', length), np.array(1, np.int64))
 
 
+def _linspace(ops: ProgramOps, step: Step, start: Known, stop: Known, number: Known) -> str:
+    number = ops.put('Reshape', ops.int64(number), ops.ints(-1))
+    start, stop = (ops.put('Reshape', value, ops.ints(-1)) for value in (start, stop))
+    last = ops.put('Cast', ops.put('Sub', number, ops.ints(1)), to=ONNX_TYPES['float32'])
+    steps = ops.put('Cast', _range(ops, number), to=ONNX_TYPES['float32'])
+    return ops.put('Add', start, ops.put('Mul', steps, ops.put('Div', ops.put('Sub', stop, start), last)))
+
+
+def _grid_sample(ops: ProgramOps, step: Step, x: Known, grid: Known) -> str:
+    attributes = step.attributes
+    if step.ranks[0] != 4:
+        raise UserError('not of images')
+    return ops.put('GridSample', x, grid, mode=attributes['mode'], padding_mode=attributes['padding_mode'],
+                   align_corners=int(attributes['align_corners']))
+
+
 def _pad3d(ops: ProgramOps, step: Step, x: Known, paddings: Any) -> str:
     mode = {'constant': 'constant', 'reflect': 'reflect', 'replicate': 'edge'}.get(step.attributes['mode'])
     if mode is None or step.attributes['data_format'] != 'NCDHW':
@@ -222,26 +238,31 @@ def _group_norm(ops: ProgramOps, step: Step, x: Known, scale: Known | None = Non
 
 def _pool2d(ops: ProgramOps, step: Step, x: Known, kernel: Any) -> str:
     _channels_first(step)
-    attributes, size = step.attributes, _ints(kernel)
+    attributes = step.attributes
     name = {'avg': 'Average', 'max': 'Max'}[attributes['pooling_type']]
-    if attributes['global_pooling'] or (attributes['adaptive'] and size in ([1], [1, 1])):
+    if attributes['global_pooling'] or (attributes['adaptive'] and isinstance(kernel, np.ndarray) and kernel.max() == 1):
         return ops.put(f'Global{name}Pool', x)
     if attributes['adaptive']:
         if name != 'Average':
             raise UserError('the maximum of a number of windows')
-        rows, columns = _windows(ops, ops.shape(x, 2, 3), size[0]), _windows(ops, ops.shape(x, 3, 4), size[-1])
+        numbers = ops.put('Reshape', ops.int64(kernel), ops.ints(-1))
+        rows = _windows(ops, ops.shape(x, 2, 3), ops.put('Slice', numbers, ops.ints(0), ops.ints(1)))
+        columns = _windows(ops, ops.shape(x, 3, 4), _last(ops, numbers, 1))
         return ops.put('MatMul', ops.put('MatMul', rows, x), ops.put('Transpose', columns, perm=[1, 0]))
+    size = _ints(kernel)
     more = {'count_include_pad': int(not attributes['exclusive'])} if name == 'Average' else {}
     return ops.put(f'{name}Pool', x, kernel_shape=size, strides=list(attributes['strides']),
                    ceil_mode=int(attributes['ceil_mode']), **_padding(step), **more)
 
 
-def _windows(ops: ProgramOps, length: Known, number: int) -> str:
+def _windows(ops: ProgramOps, length: Known, number: Known) -> str:
     """float32 (number, n): the means of n pixels in windows, of pixels floor(i n / number) to ceil((i + 1) n / number).
     """
-    index = np.arange(number, dtype=np.int64)[:, None]
-    start = ops.put('Div', ops.put('Mul', length, index), ops.ints(number))
-    stop = ops.put('Div', ops.put('Add', ops.put('Mul', length, index + 1), ops.ints(number - 1)), ops.ints(number))
+    one = ops.ints(1)
+    index = ops.put('Unsqueeze', _range(ops, number), one)
+    start = ops.put('Div', ops.put('Mul', length, index), number)
+    more = ops.put('Add', ops.put('Mul', length, ops.put('Add', index, one)), ops.put('Sub', number, one))
+    stop = ops.put('Div', more, number)
     places = _range(ops, length)
     inside = ops.put('And', ops.put('GreaterOrEqual', places, start), ops.put('Less', places, stop))
     return ops.put('Div', ops.put('Cast', inside, to=ONNX_TYPES['float32']),
@@ -387,7 +408,7 @@ OPERATIONS: dict[str, Handler] = {
     'shape': _shape, 'shape64': _shape, 'cast': _cast, 'slice': _slice, 'strided_slice': _slice, 'reshape': _reshape,
     'flatten': _flatten, 'squeeze': _axes('Squeeze'), 'unsqueeze': _axes('Unsqueeze'), 'stack': _stack,
     'concat': _concat, 'split': _split, 'split_with_num': _split_with_num, 'expand': _expand, 'tile': _tile,
-    'diag': _diag, 'pad3d': _pad3d,
+    'diag': _diag, 'pad3d': _pad3d, 'linspace': _linspace, 'grid_sample': _grid_sample,
     'builtin.combine': lambda ops, step, *inputs: list(inputs), 'builtin.split': lambda ops, step, xs: xs,
     'builtin.slice': lambda ops, step, xs: xs[step.attributes['index']],
     'transpose': lambda ops, step, x: ops.put('Transpose', x, perm=list(step.attributes['perm'])),
