@@ -21,15 +21,15 @@ IMAGE = 'image'  # the name of the input
 class Step(NamedTuple):
     """One operation. inputs and results are keys of values, None for an input that is absent.
 
-    kind: its name in Paddle without the dialect, 'conv2d'. types: the dtypes of the results, 'float32'. ranks: the
-    numbers of their axes. Of results that are lists of tensors both are None.
+    kind: its name in Paddle without the dialect, 'conv2d'. type: the dtype of the first result that is read,
+    'float32'. rank: the number of its axes. Both are None for a list of tensors.
     """
     kind: str
     attributes: dict[str, Any]
     inputs: list[Any]
     results: list[Any]
-    types: list[str | None]
-    ranks: list[int | None]
+    type: str | None
+    rank: int | None
 
 
 class Program(NamedTuple):
@@ -85,19 +85,28 @@ def trace(network: paddle.nn.Layer, size: Sequence[int | None] = (None, None)) -
 
 def _needed(program: Any, output: Any) -> list[Step]:
     """The steps that the output depends on: without assertions, and without a head for training."""
-    wanted, found = {output.id}, []
+    wanted: set[Any] = {output.id}
+    found: list[Step] = []
     for op in reversed(program.global_block().ops):
-        results = op.results()
-        if not any(value.id in wanted for value in results):
+        # Those that nothing reads may have no type (Paddle 2.6), and fail when they are asked for it.
+        results = [value for value in op.results() if _key(value) in wanted]
+        if not results:
             continue
-        inputs = [value.id if value.initialized() else None for value in op.operands_source()]
+        inputs = [_key(value) for value in op.operands_source()]
         wanted.update(inputs)
-        dense = [value.is_dense_tensor_type() for value in results]
+        dense = results[0].is_dense_tensor_type()
         found.append(Step(
-            op.name().removeprefix('pd_op.'), op.attrs(), inputs, [value.id for value in results],
-            [type_name(value.dtype) if ok else None for value, ok in zip(results, dense)],
-            [len(value.shape) if ok else None for value, ok in zip(results, dense)]))
+            op.name().removeprefix('pd_op.'), op.attrs(), inputs, [_key(value) for value in op.results()],
+            type_name(results[0].dtype) if dense else None, len(results[0].shape) if dense else None))
     return found[::-1]
+
+
+def _key(value: Any) -> Any:
+    """What identifies a value; None for an absent one."""
+    try:
+        return value.id
+    except ValueError:
+        return None
 
 
 def type_name(dtype: Any) -> str:

@@ -41,7 +41,7 @@ def _full_int_array(ops: ProgramOps, step: Step) -> np.ndarray:
 
 
 def _full_with_tensor(ops: ProgramOps, step: Step, value: Known, shape: Any) -> str:
-    filled = constant(value).reshape(()).astype(step.types[0])
+    filled = constant(value).reshape(()).astype(step.type)
     return ops.put('Expand', filled, ops.int64(shape))
 
 
@@ -50,7 +50,7 @@ def _shape(ops: ProgramOps, step: Step, x: Known) -> Known:
 
 
 def _cast(ops: ProgramOps, step: Step, x: Known) -> str:
-    kind = step.types[0]
+    kind = step.type
     if kind not in ONNX_TYPES:
         raise UserError(f'it makes {kind}')
     return ops.put('Cast', x, to=ONNX_TYPES[kind])
@@ -110,7 +110,7 @@ def _expand(ops: ProgramOps, step: Step, x: Known, shape: Any) -> str:
 
 
 def _tile(ops: ProgramOps, step: Step, x: Known, repeats: Any) -> str:
-    rank = step.ranks[0]
+    rank = step.rank
     assert rank is not None
     repeats = ops.int64(repeats)
     lacking = np.ones(rank, np.int64)  # of the longer of both: the input and repeats may have fewer axes
@@ -122,12 +122,12 @@ def _tile(ops: ProgramOps, step: Step, x: Known, repeats: Any) -> str:
 
 def _diag(ops: ProgramOps, step: Step, x: Known) -> str:
     """A vector as the diagonal of zeros; not as a product, since the vector may be infinite."""
-    if step.attributes.get('offset') or step.attributes.get('padding_value') or step.ranks[0] != 2:
+    if step.attributes.get('offset') or step.attributes.get('padding_value') or step.rank != 2:
         raise UserError('it is more than a diagonal of zeros')
     places = _range(ops, ops.shape(x))
     column, row = ops.put('Unsqueeze', places, ops.ints(1)), ops.put('Unsqueeze', places, ops.ints(0))
     return ops.put('Where', ops.put('Equal', column, row), ops.put('Unsqueeze', x, ops.ints(1)),
-                   _scalar(0, step.types[0]))
+                   _scalar(0, step.type))
 
 
 def _range(ops: ProgramOps, length: Known) -> str:
@@ -145,7 +145,7 @@ def _linspace(ops: ProgramOps, step: Step, start: Known, stop: Known, number: Kn
 
 def _grid_sample(ops: ProgramOps, step: Step, x: Known, grid: Known) -> str:
     attributes = step.attributes
-    if step.ranks[0] != 4:
+    if step.rank != 4:
         raise UserError('not of images')
     return ops.put('GridSample', x, grid, mode=attributes['mode'], padding_mode=attributes['padding_mode'],
                    align_corners=int(attributes['align_corners']))
@@ -157,7 +157,7 @@ def _pad3d(ops: ProgramOps, step: Step, x: Known, paddings: Any) -> str:
         raise UserError(f'{step.attributes["mode"]}, {step.attributes["data_format"]}')
     left, right, top, bottom, front, back = _ints(paddings)
     pads = np.array([0, 0, front, top, left, 0, 0, back, bottom, right], np.int64)
-    return ops.put('Pad', x, pads, _scalar(step.attributes['pad_value'], step.types[0]), mode=mode)
+    return ops.put('Pad', x, pads, _scalar(step.attributes['pad_value'], step.type), mode=mode)
 
 
 # ---------------------------------------------------------------- layers
@@ -218,7 +218,7 @@ def _layer_norm(ops: ProgramOps, step: Step, x: Known, scale: Known | None = Non
     axis = step.attributes['begin_norm_axis']
     scale = np.ones(1, np.float32) if scale is None else scale
     given = [scale] if bias is None else [scale, bias]
-    if axis != (step.ranks[0] or 0) - 1:  # Paddle's are flat
+    if axis != (step.rank or 0) - 1:  # Paddle's are flat
         given = [ops.put('Reshape', value, ops.shape(x, axis)) for value in given]
     return [ops.put('LayerNormalization', x, *given, axis=axis, epsilon=step.attributes['epsilon']), '', '']
 
@@ -275,7 +275,7 @@ def _max_pool_with_index(ops: ProgramOps, step: Step, x: Known) -> list[str]:
         raise UserError('the maximum of a number of windows')
     return ops.put('MaxPool', x, outputs=2, kernel_shape=list(attributes['kernel_size']),
                    strides=list(attributes['strides']), pads=list(attributes['paddings']) * 2,
-                   ceil_mode=int(attributes['ceil_mode']))
+                   ceil_mode=int(attributes.get('ceil_mode', False)))
 
 
 def _unpool(ops: ProgramOps, step: Step, x: Known, index: Known, size: Any = None) -> str:
@@ -306,7 +306,7 @@ def _interpolate(ops: ProgramOps, step: Step, x: Known, size: Any = None, sizes:
         mode, place = 'cubic', 'align_corners' if corners else 'half_pixel'
     options = {'mode': mode, 'coordinate_transformation_mode': place, 'nearest_mode': rounding}
     # A linear one of (N, C, W) as one of (N, C, 1, W), which every backend has.
-    flat = step.ranks[0] == 3
+    flat = step.rank == 3
     y = ops.put('Unsqueeze', x, ops.ints(2)) if flat else x
     given = sizes if sizes is not None else size
     if given is None and scales is None and attributes['scale']:
@@ -336,7 +336,7 @@ def _binary(kind: str) -> Handler:
 
 
 def _matmul(ops: ProgramOps, step: Step, x: Known, y: Known) -> str:
-    rank = step.ranks[0] or 0
+    rank = step.rank or 0
     swap = [*range(rank - 2), rank - 1, rank - 2]
     for name in ('transpose_x', 'transpose_y'):
         if step.attributes.get(name):
@@ -363,7 +363,7 @@ def _p_norm(ops: ProgramOps, step: Step, x: Known) -> str:
 
 
 def _scale(ops: ProgramOps, step: Step, x: Known, factor: Known | None = None) -> Known:
-    kind, attributes = step.types[0], step.attributes
+    kind, attributes = step.type, step.attributes
     gain = _scalar(float(attributes['scale'] if factor is None else np.ravel(constant(factor))[0]), kind)
     bias = _scalar(float(attributes['bias']), kind)
     if not attributes['bias_after_scale']:
@@ -373,11 +373,11 @@ def _scale(ops: ProgramOps, step: Step, x: Known, factor: Known | None = None) -
 
 
 def _pow(ops: ProgramOps, step: Step, x: Known) -> str:
-    return ops.put('Pow', x, _scalar(float(step.attributes['y']), step.types[0]))
+    return ops.put('Pow', x, _scalar(float(step.attributes['y']), step.type))
 
 
 def _clip(ops: ProgramOps, step: Step, x: Known, low: Any, high: Any) -> str:
-    return ops.put('Clip', x, *(_scalar(float(np.ravel(constant(v))[0]), step.types[0]) for v in (low, high)))
+    return ops.put('Clip', x, *(_scalar(float(np.ravel(constant(v))[0]), step.type) for v in (low, high)))
 
 
 def _gelu(ops: ProgramOps, step: Step, x: Known) -> str:
@@ -391,7 +391,7 @@ def _gelu(ops: ProgramOps, step: Step, x: Known) -> str:
 def _prelu(ops: ProgramOps, step: Step, x: Known, slope: Known) -> str:
     _channels_first(step)
     found = constant(slope)
-    return ops.put('PRelu', x, found if found.size == 1 else found.reshape(-1, *[1] * ((step.ranks[0] or 2) - 2)))
+    return ops.put('PRelu', x, found if found.size == 1 else found.reshape(-1, *[1] * ((step.rank or 2) - 2)))
 
 
 def _dropout(ops: ProgramOps, step: Step, x: Known, seed: Any = None, p: Any = None) -> list[Known]:

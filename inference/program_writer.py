@@ -86,3 +86,6 @@ def _run(handler: Handler, ops: ProgramOps, step: Step, inputs: list[Any]) -> An
         return handler(ops, step, *inputs)
     except UserError as error:
         raise UserError(f"no translation of Paddle's {step.kind} in this form: {error}") from None
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:  # attributes of another Paddle
+        raise UserError(f"no translation of Paddle's {step.kind} in this form ({type(error).__name__} {error})"
+                        ) from error
