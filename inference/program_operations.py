@@ -271,7 +271,9 @@ def _windows(ops: ProgramOps, length: Known, number: Known) -> str:
 
 def _max_pool_with_index(ops: ProgramOps, step: Step, x: Known) -> list[str]:
     attributes = step.attributes
-    if attributes['adaptive'] or attributes['global_pooling']:
+    if attributes['global_pooling'] or (attributes['adaptive'] and max(attributes['kernel_size']) == 1):
+        return [ops.put('GlobalMaxPool', x), '']
+    if attributes['adaptive']:
         raise UserError('the maximum of a number of windows')
     return ops.put('MaxPool', x, outputs=2, kernel_shape=list(attributes['kernel_size']),
                    strides=list(attributes['strides']), pads=list(attributes['paddings']) * 2,

@@ -108,6 +108,8 @@ def _references(model: paddle.nn.Layer) -> list[Reference]:
         except Exception as error:  # a network may ask for sizes that are multiples of something
             failure = _last_words(error)
             continue
+        if not np.isfinite(want).all():
+            raise UserError('its logits are not finite in Paddle')
         again, other = _logits(model, image), _logits(model, np.nextafter(image, np.float32(9)))
         if not np.array_equal(again, want):
             raise UserError('its logits differ from one call to the next (it draws random numbers)')

@@ -64,13 +64,14 @@ def create(builder: Any, model_path: str | os.PathLike, backend: str = 'auto', p
             scales, footprint, scale_image = model.n_scales, memory.footprint(model), model.scale_image
             del model
             builder.release_model()  # Paddle's copy of the weights, 0.3 GB of W48, is not needed again
-            executor = _executor(chosen)(folder, precision)
+            executor = executor_of(chosen)(folder, precision)
             network = FusedNetwork(executor, scales, footprint, scale_image)
     logger.info('network: %s on %s, %s', chosen, network.executor.device, precision)
     return network
 
 
-def _executor(backend: str) -> Any:
+def executor_of(backend: str) -> Any:
+    """The class of its executor, which takes a folder of inference.converted and a precision."""
     module, _, name = BACKENDS[backend].executor.partition(':')
     return getattr(importlib.import_module(module), name)
 
@@ -78,7 +79,8 @@ def _executor(backend: str) -> Any:
 def _traced(builder: Any, model: Any, model_path: str | os.PathLike, backend: str, precision: str, cache: bool) -> Any:
     """Any network in another backend than Paddle; it is checked against Paddle before its first use there."""
     from inference import traced_network
-    network = traced_network.create(model, model_path, builder.config.dic['model'], _executor(backend), precision, cache)
+    network = traced_network.create(model, model_path, builder.config.dic['model'], executor_of(backend), precision,
+                                    cache)
     del model
     builder.release_model()
     logger.info('network: %s on %s, %s', backend, network.executor.device, precision)
