@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +31,15 @@ OBJECTS, SIZES = 'objects.npz', 'sizes.json'
 def converted(model: MscaleOCRNet, model_path: str | os.PathLike, cache: bool) -> Iterator[Path]:
     """A folder with the parts of inference.onnx_writer as .onnx and OBJECTS, for a model with these weights; as `kept`.
     """
-    def write(folder: Path) -> None:
-        load_weights(model, model_path)
-        model.eval()
-        write_parts(model, folder)
-
-    with kept(_key(model, model_path), write, model_path, cache) as folder:
-        del model, write  # so that the caller can free its memory inside the context
+    with kept(_key(model, model_path), partial(_write, model, model_path), model_path, cache) as folder:
+        del model  # so that the caller can free its memory inside the context
         yield folder
+
+
+def _write(model: MscaleOCRNet, model_path: str | os.PathLike, folder: Path) -> None:
+    load_weights(model, model_path)
+    model.eval()
+    write_parts(model, folder)
 
 
 @contextmanager
