@@ -16,6 +16,7 @@ from common.paddle2_arithmetic import compiled
 from .paddleseg_adapters import (
     MSE,
     Adapted,
+    DualTask,
     Edges,
     Embeddings,
     Lovasz,
@@ -54,7 +55,7 @@ MODULES = {
 # What is in front of a loss, if not Adapted.
 ADAPTERS: dict[str, type] = {
     'LovaszSoftmaxLoss': Lovasz, 'LovaszHingeLoss': Lovasz, 'L1Loss': Regression, 'MSELoss': MSE,
-    'SECrossEntropyLoss': SemanticEncoding, 'BCELoss': Edges, 'EdgeAttentionLoss': SegmentationAndEdges,
+    'SECrossEntropyLoss': SemanticEncoding, 'DualTaskLoss': DualTask, 'BCELoss': Edges, 'EdgeAttentionLoss': SegmentationAndEdges,
     'OhemEdgeAttentionLoss': SegmentationAndEdges, 'PointCrossEntropyLoss': SampledPoints,
     'PixelContrastCrossEntropyLoss': Embeddings, 'MaskFormerLoss': Masks, 'KLLoss': TwoOutputs,
     'SemanticConnectivityLoss': WithoutGradient}
