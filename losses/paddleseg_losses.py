@@ -7,12 +7,14 @@ of what that gives, losses.paddleseg_adapters, check and copy what they are call
 check of a config asks why one cannot train here.
 """
 import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from paddle import nn
 
 from common.paddle2_arithmetic import compiled
 
+from .layers import DiceLoss
 from .paddleseg_adapters import (
     MSE,
     Adapted,
@@ -51,6 +53,7 @@ MODULES = {
     'maskformer_loss': ('MaskFormerLoss',),
     'kl_loss': ('KLLoss',),
     'semantic_connectivity_loss': ('SemanticConnectivityLoss',),
+    'dice_loss': ('DiceLoss',),
 }
 # What is in front of a loss, if not Adapted.
 ADAPTERS: dict[str, type] = {
@@ -97,11 +100,27 @@ def _refusal(name: str, cfg: dict[str, Any], num_classes: int | None = None) -> 
 
 
 @functools.cache
-def paddleseg_losses() -> dict[str, type]:
-    """{name: class} for PaddleSeg's registry of losses."""
+def _adapted() -> dict[str, type]:
     bases: dict[str, tuple[type, ...]] = {name: (ADAPTERS.get(name, Adapted), vars(module)[name])
              for file, names in MODULES.items() for module in [compiled(f'{PACKAGE}.{file}')] for name in names}
     bases.update({name: (nn.Layer,) for name in REFUSED})
     return {name: type(name, base, {'refusal': staticmethod(functools.partial(_refusal, name)), '__module__': __name__,
                                     'channels': CHANNELS.get(name, ())})
             for name, base in bases.items()}
+
+
+def dice_loss(ignore_index: int = 255, weight: Sequence[float] | None = None, smooth: float | None = None) -> nn.Layer:
+    """The layer of a config's DiceLoss: the recipe's (losses.functional.dice), or, if it says weight or smooth,
+    PaddleSeg's.
+
+    PaddleSeg's is the mean over classes of weight_c (1 - (2 sum(p_c y_c) + smooth) / (sum(p_c) + sum(y_c) + smooth)),
+    with sums over each image's pixels, and the mean over images; smooth is 1 if weight alone is given.
+    """
+    if weight is None and smooth is None:
+        return DiceLoss(ignore_index)
+    return _adapted()['DiceLoss'](weight, ignore_index, 1.0 if smooth is None else smooth)
+
+
+def paddleseg_losses() -> dict[str, Callable]:
+    """{name: class, or function that gives one of its objects} for PaddleSeg's registry of losses."""
+    return {**_adapted(), 'DiceLoss': dice_loss}
