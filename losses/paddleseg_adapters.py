@@ -76,6 +76,10 @@ class Adapted(nn.Layer):
         if self.channels and channels not in self.channels:
             raise UserError(f'{name}: expected an output of {" or ".join(map(str, self.channels))} channel(s), found '
                             f'{channels}; use another loss for that output')
+        weight = getattr(self, 'weight', None)
+        if isinstance(weight, (Sequence, paddle.Tensor)) and not isinstance(weight, str) and len(weight) != channels:
+            raise UserError(f'{name}: expected {channels} numbers in weight, one for each channel of the output, found '
+                            f'{len(weight)}; correct weight of the loss')
         if channels != classes:
             raise UserError(f'{name}: expected num_classes {channels}, as the output has channels, found {classes}; '
                             'correct num_classes of the loss')
