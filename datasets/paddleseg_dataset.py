@@ -37,10 +37,10 @@ class PaddleSegDataset(paddle.io.Dataset):
     """A dataset of PaddleSeg, whose samples depend on (seed, epoch, index) alone, whichever process asks for them.
 
     dataset[(epoch, index)], or dataset[index] of epoch 0, is a dict:
-        train: 'img' float32 (C, H, W), 'label' int64 (H, W), and 'edge' uint8 (H, W), 1 at edges, if the dataset has them
+        train: 'img' float32 (C, H, W), 'label' int64 (H, W), and 'edge' uint8 (H, W), 1 at edges, if it has edge: True
         val: the same and 'trans_info', the list that the transforms leave; 'label' as in the file, untransformed
-    What the transforms draw from Python's and NumPy's global generators is seeded for each sample. GenerateInstanceTargets
-    is left out: losses.paddleseg_adapters.Masks makes the masks of the label.
+    What the transforms draw from Python's and NumPy's global generators is seeded for each sample.
+    GenerateInstanceTargets is left out: losses.paddleseg_adapters.Masks makes the masks of the label.
 
     dataset: an object of PaddleSeg's interface: mode, num_classes, ignore_index, file_list of (image path, label path),
     integer index -> {'img', 'label' (H, W) or (1, H, W), 'trans_info'}. seed: non-negative; can be set later.
@@ -59,7 +59,7 @@ class PaddleSegDataset(paddle.io.Dataset):
             steps = [step for step in dataset.transforms.transforms if not isinstance(step, GenerateInstanceTargets)]
             self.dataset.transforms.transforms, self.normalization = put_off(steps)
             self._edges = bool(getattr(dataset, 'edge', False)) and dataset.mode == 'train'
-            self.dataset.edge = False  # ours takes a hundredth of the time
+            self.dataset.edge = False  # class_edges gives the same
         self.mode: str = dataset.mode
         self.num_classes: int = dataset.num_classes
         self.ignore_index: int = dataset.ignore_index

@@ -1,4 +1,4 @@
-"""How well predicted regions and labelled regions belong together: the value of PaddleSeg's SemanticConnectivityLoss."""
+"""How well predicted and labelled regions belong together: the value of PaddleSeg's SemanticConnectivityLoss."""
 import cv2
 import numpy as np
 

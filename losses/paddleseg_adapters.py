@@ -68,8 +68,8 @@ class Adapted(nn.Layer):
     def _check(self, output: Any) -> None:
         name = type(self).__name__
         if not self._fits(output):
-            raise UserError(f'{name}: expected an output of {self.takes}, found {kind_of(output)}; use another loss for '
-                            'that output, or move it in loss.types')
+            raise UserError(f'{name}: expected an output of {self.takes}, found {kind_of(output)}; use another loss '
+                            'for that output, or move it in loss.types')
         if not isinstance(output, paddle.Tensor):
             return
         channels, classes = output.shape[1], getattr(self, 'num_classes', output.shape[1])
@@ -131,13 +131,13 @@ class SemanticEncoding(Adapted):
 
 
 class DualTask(Adapted):
-    """DualTaskLoss, whose largest gradient Paddle 3 differentiates on a CPU in a time that grows with the square of the
-    pixels (half a minute for two images of 64x96); of several equal ones, one gets the derivative."""
+    """DualTaskLoss without `max` over all pixels, whose derivative takes Paddle 3 on a CPU a time that grows with the
+    square of their number; of several equal maxima, one gets it."""
 
     def compute_grad_mag(self, x: paddle.Tensor) -> paddle.Tensor:
         """Size of the smoothed gradient of each channel, float (N, C, H, W) -> the same, over the largest of all."""
         one_channel = x.flatten(0, 1).unsqueeze(1)  # all channels have the same filters
-        smooth = self.conv_tri(one_channel, r=4)  # type: ignore[operator]  # of DualTaskLoss
+        smooth = self.conv_tri(one_channel, r=4)  # DualTaskLoss's
         across = paddle.to_tensor([-0.5, 0, 0.5], x.dtype).reshape([1, 1, 1, 3])
         right = F.conv2d(smooth, across, padding='same')
         down = F.conv2d(smooth, across.transpose([0, 1, 3, 2]), padding='same')
@@ -158,7 +158,7 @@ class Edges(Adapted):
 
 
 class SegmentationAndEdges(Adapted):
-    """EdgeAttentionLoss and OhemEdgeAttentionLoss: cross entropy at the pixels that the network itself sees as edges."""
+    """EdgeAttentionLoss and OhemEdgeAttentionLoss: cross entropy where the network itself sees edges."""
     takes = 'a pair, segmentation and edges (as of GSCNN and DecoupledSegNet)'
 
     def _fits(self, output: Any) -> bool:
@@ -189,8 +189,7 @@ class Embeddings(Adapted):
         embeddings = output['embed']
         small = F.interpolate(labels.unsqueeze(1).astype('float32'), embeddings.shape[2:], mode='nearest')
         for image in small.astype('int64').flatten(1).numpy():
-            found, counts = np.unique(image[image != self.ignore_index], return_counts=True)
-            if (counts > self.max_views).any():
+            if (np.unique(image[image != self.ignore_index], return_counts=True)[1] > self.max_views).any():
                 return super()._value(output, labels)
         return embeddings.sum() * 0
 

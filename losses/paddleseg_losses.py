@@ -58,7 +58,8 @@ MODULES = {
 # What is in front of a loss, if not Adapted.
 ADAPTERS: dict[str, type] = {
     'LovaszSoftmaxLoss': Lovasz, 'LovaszHingeLoss': Lovasz, 'L1Loss': Regression, 'MSELoss': MSE,
-    'SECrossEntropyLoss': SemanticEncoding, 'DualTaskLoss': DualTask, 'BCELoss': Edges, 'EdgeAttentionLoss': SegmentationAndEdges,
+    'SECrossEntropyLoss': SemanticEncoding, 'DualTaskLoss': DualTask, 'BCELoss': Edges,
+    'EdgeAttentionLoss': SegmentationAndEdges,
     'OhemEdgeAttentionLoss': SegmentationAndEdges, 'PointCrossEntropyLoss': SampledPoints,
     'PixelContrastCrossEntropyLoss': Embeddings, 'MaskFormerLoss': Masks, 'KLLoss': TwoOutputs,
     'SemanticConnectivityLoss': WithoutGradient}

@@ -53,8 +53,8 @@ def weighted_losses(outputs: Sequence[Any], labels: paddle.Tensor, losses: Mappi
         for part, part_coef in _parts(layer):
             if isinstance(part, StatisticsLoss):
                 if not isinstance(logits, paddle.Tensor):
-                    raise UserError(f'{type(part).__name__}: expected an output of logits, found one of several tensors '
-                                    f'at number {i % len(outputs)}; use the loss that goes with that model')
+                    raise UserError(f'{type(part).__name__}: expected an output of logits, found one of several '
+                                    f'tensors at number {i % len(outputs)}; use the loss that goes with that model')
                 key = output, part.ignore_index
                 if key not in statistics:
                     statistics[key] = softmax_statistics(logits, labels, part.ignore_index)

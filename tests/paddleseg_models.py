@@ -65,7 +65,26 @@ RUNS: dict[str, tuple[dict[str, Any], int]] = {
     'UPerNet': ({'backbone': RESNET, 'backbone_indices': [0, 1, 2, 3], 'channels': 32}, 1),
     'PortraitNet': ({'backbone': {'type': 'MobileNetV2_x1_0'}}, 1),
     'SegNeXt': ({'backbone': {'type': 'MSCAN_T'}, 'decoder_cfg': {}}, 1),
+    'GSCNN': ({'backbone': RESNET}, 4),
+    'DecoupledSegNet': ({'backbone': RESNET, 'backbone_indices': [0, 3]}, 4),
+    'PointRend': ({'backbone': RESNET, 'backbone_indices': [0, 1, 2, 3], 'fpn_inplanes': [64, 128, 256, 512],
+                   'fpn_outplanes': 16, 'point_in_channels': [16], 'point_out_channels': 16, 'point_num_points': 64,
+                   'PFN_in_channels': [16, 16, 16, 16], 'PFN_channels': 16}, 2),
+    'HRNetW48Contrast': ({'backbone': HRNET, 'bb_channels': 240, 'drop_prob': 0.1, 'proj_dim': 16}, 2),
+    'MaskFormer': ({'backbone': {'type': 'SwinTransformer_tiny_patch4_window7_224_maskformer'}}, 1),
 }
+# Losses of the models that need others than CrossEntropyLoss: of each output, its name or its parameters.
+LOSSES: dict[str, list[str | dict[str, Any]]] = {
+    'ENCNet': ['CrossEntropyLoss', 'CrossEntropyLoss', 'SECrossEntropyLoss'],
+    'FastFCN': ['CrossEntropyLoss', 'CrossEntropyLoss', 'SECrossEntropyLoss'],
+    'STDCSeg': ['OhemCrossEntropyLoss', 'OhemCrossEntropyLoss', 'OhemCrossEntropyLoss', 'DetailAggregateLoss'],
+    'GSCNN': ['CrossEntropyLoss', 'EdgeAttentionLoss', {'type': 'BCELoss', 'edge_label': True}, 'DualTaskLoss'],
+    'DecoupledSegNet': ['OhemCrossEntropyLoss', 'RelaxBoundaryLoss',
+                        {'type': 'BCELoss', 'weight': 'dynamic', 'edge_label': True},
+                        {'type': 'OhemEdgeAttentionLoss', 'edge_threshold': 0.5}],
+    'PointRend': ['CrossEntropyLoss', 'PointCrossEntropyLoss'],
+    'HRNetW48Contrast': ['CrossEntropyLoss', {'type': 'PixelContrastCrossEntropyLoss', 'max_views': 10}],
+    'MaskFormer': [{'type': 'MaskFormerLoss', 'num_classes': 19}]}
 # name -> why it is not in RUNS; not refused.
 NOT_TESTED = {
     'LinearSegmenter': 'its backbone needs a weights file',

@@ -19,12 +19,9 @@ import val
 from common import cli, registry
 from models.paddleseg_models import REFUSED, paddleseg_backbones
 from tests.conftest import PATIENCE, ROOT
-from tests.paddleseg_models import NOT_TESTED, RUNS
+from tests.paddleseg_models import LOSSES, NOT_TESTED, RUNS
 
-QUICK = ('OCRNet', 'PPLiteSeg', 'SegFormer', 'FastSCNN', 'ENet', 'SFNet')
-LOSSES = {'ENCNet': ['CrossEntropyLoss', 'CrossEntropyLoss', 'SECrossEntropyLoss'],
-          'FastFCN': ['CrossEntropyLoss', 'CrossEntropyLoss', 'SECrossEntropyLoss'],
-          'STDCSeg': ['OhemCrossEntropyLoss', 'OhemCrossEntropyLoss', 'OhemCrossEntropyLoss', 'DetailAggregateLoss']}
+QUICK = ('OCRNet', 'PPLiteSeg', 'SegFormer', 'FastSCNN', 'ENet', 'SFNet', 'GSCNN')
 NORMALIZE = {'type': 'Normalize', 'mean': [0.485, 0.456, 0.406], 'std': [0.229, 0.224, 0.225]}
 
 
@@ -53,7 +50,9 @@ def write_config(path, toy, model, outputs=1, losses=None, **sections):
         'model': model,
         'optimizer': {'type': 'sgd', 'momentum': 0.9, 'weight_decay': 4.0e-5},
         'lr_scheduler': {'type': 'PolynomialDecay', 'learning_rate': 0.01, 'end_lr': 0, 'power': 0.9},
-        'loss': {'types': [{'type': name} for name in losses], 'coef': [1] + [0.4] * (outputs - 1)}, **sections}
+        'loss': {'types': [{'type': loss} if isinstance(loss, str) else loss for loss in losses],
+                 'coef': [1] + [0.4] * (outputs - 1)}, **sections}
+    config['train_dataset']['edge'] = any(loss.get('edge_label', False) for loss in config['loss']['types'])
     path.write_text(yaml.safe_dump(config, sort_keys=False))
     return path
 

@@ -1,6 +1,6 @@
 """The cases of tests/reference/paddleseg_losses.npz: which loss, with which parameters, on which made-up inputs.
 
-Its generator, which runs PaddleSeg's own classes, and the test of ours read them from here. Needs NumPy and Paddle only.
+Its generator, which runs PaddleSeg's own classes, and the test of ours read them from here.
 """
 from unittest import mock
 

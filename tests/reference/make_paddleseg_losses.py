@@ -1,4 +1,4 @@
-"""Writes paddleseg_losses.npz: values and gradients of PaddleSeg's own losses, where they run. From the repository root:
+"""Writes paddleseg_losses.npz: values and gradients of PaddleSeg's own losses, where they run. From the root:
 
     python -m tests.reference.make_paddleseg_losses
 
@@ -27,7 +27,9 @@ def gather_of_booleans():
     gather = paddle.gather
 
     def gathered(x, index, axis=None):
-        return gather(x.astype('int32'), index, axis).astype('bool') if x.dtype == paddle.bool else gather(x, index, axis)
+        boolean = x.dtype == paddle.bool
+        found = gather(x.astype('int32') if boolean else x, index, axis)
+        return found.astype('bool') if boolean else found
 
     return mock.patch.object(paddle, 'gather', gathered)
 
