@@ -10,8 +10,8 @@ def class_edges(label: np.ndarray, num_classes: int) -> np.ndarray:
     A pixel is an edge if one of another class lies within RADIUS of it, measured from centre to centre; all ids outside
     of 0..num_classes - 1 (void) are one class more, as is what lies outside of the image.
 
-    PaddleSeg takes two distance transforms of the image per class (paddleseg.transforms.functional.mask_to_binary_edge).
-    Comparing with the 12 neighbours within 2 pixels is the same, 200 times as fast (benchmarks/paddleseg_edges.py).
+    PaddleSeg takes two distance transforms per class (paddleseg.transforms.functional.mask_to_binary_edge). Comparing
+    with the 12 neighbours within 2 pixels is the same, and 200 times as fast (benchmarks/paddleseg_edges.py).
     """
     label = np.where((label < 0) | (label >= num_classes), num_classes, label).astype(np.int32)
     height, width = label.shape
