@@ -1,24 +1,24 @@
 """The objects that a config describes."""
 import os
+import traceback
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import paddle
+import paddleseg
 import paddleseg.cvlibs
 from paddleseg.utils import logger as paddleseg_logger
 
 from common.atomic_io import write_atomically
-from common.config import Config
+from common.config import Config, pretrained_parts
 from common.errors import UserError
 from common.model_zoo import local_weights
 from datasets.cityscapes_autolabeling import CityscapesAutolabeling
 from datasets.description import describe
 from datasets.labels import LabelSet
-from datasets.paddleseg_dataset import adapted, label_set
-
-ARCHIVES = ('tgz', 'tar.gz', 'tar', 'zip')  # of backbones; PaddleSeg downloads and unpacks them
+from datasets.paddleseg_dataset import adapted, check_folder, label_set
 
 
 class Builder(paddleseg.cvlibs.SegBuilder):
@@ -30,8 +30,9 @@ class Builder(paddleseg.cvlibs.SegBuilder):
 
     def build_component(self, cfg: dict[str, Any]) -> Any:
         try:
+            check_folder(self.load_component_class(cfg['type']), cfg)
             return adapted(super().build_component(cfg))
-        except RuntimeError as error:
+        except (RuntimeError, UserError) as error:
             cause: BaseException = error
             while cause.__context__ is not None and not isinstance(cause, UserError):
                 cause = cause.__context__
@@ -39,7 +40,10 @@ class Builder(paddleseg.cvlibs.SegBuilder):
                 if '/' not in str(cause).partition(': ')[0]:  # a key, not a file
                     raise UserError(f'{self.config.path}: {cause}') from None
                 raise cause from None
-            if isinstance(cause, (ValueError, OSError)):  # how PaddleSeg's components refuse a value
+            if isinstance(cause, FileNotFoundError) and cause.filename:
+                raise UserError(f'{cause.filename}: expected a file that {cfg["type"]} reads, found nothing; check its '
+                                'folder and lists') from error
+            if isinstance(cause, (ValueError, OSError)) or _raised_by_paddleseg(cause):
                 raise UserError(f'{self.config.path}: {cfg.get("type")}: {" ".join(str(cause).split())}') from error
             raise
 
@@ -78,10 +82,11 @@ class Builder(paddleseg.cvlibs.SegBuilder):
     @cached_property
     def model(self) -> paddle.nn.Layer:
         self._check_classes()
-        cfg = self.config.dic['model']
-        for part in (cfg, cfg.get('backbone')):
-            if isinstance(part, dict) and part.get('pretrained') and not part['pretrained'].endswith(ARCHIVES):
+        for key, part in pretrained_parts(self.config.dic['model']):
+            try:
                 part['pretrained'] = str(local_weights(part['pretrained']))
+            except UserError as error:
+                raise UserError(f'{error}; to train from random weights: --opts {key}=null') from error
         return super().model
 
     def release_model(self) -> None:
@@ -149,6 +154,13 @@ class Builder(paddleseg.cvlibs.SegBuilder):
                     raise UserError(f"{self.config.path}: key 'loss.types.{i}.ignore_index': expected {expected}, as "
                                      f'the training data have it, found {found}; remove the key')
         return super().loss
+
+
+def _raised_by_paddleseg(error: BaseException) -> bool:
+    """Whether one of PaddleSeg's components has refused what it was given, by `raise` or `assert`."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and os.path.dirname(paddleseg.__file__) in frames[-1].filename and (
+        frames[-1].line or '').startswith(('raise ', 'assert '))
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -1,5 +1,9 @@
 """PaddleSeg's own datasets (Dataset, Cityscapes, ADE20K, ...) in the form that training and evaluation here expect."""
 import copy
+import inspect
+import os
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +14,7 @@ from common.errors import UserError
 from datasets.cityscapes_autolabeling import CityscapesAutolabeling, seeded_transforms
 from datasets.labels import CITYSCAPES, LabelSet, distinct_colors
 from datasets.normalization import compact_image, compact_label, expanded, put_off
+from datasets.pairing import FINE, find_pairs
 
 _TRANSFORMS = 6  # second word of the seed: keeps the random numbers apart from those of other streams
 # How PaddleSeg reads a sample with one list of transforms and nothing after it.
@@ -24,11 +29,44 @@ def adapted(component: Any) -> Any:
     return component
 
 
+def check_folder(dataset_class: Any, cfg: Mapping[str, Any]) -> None:
+    """UserError where the folder of one of PaddleSeg's datasets is missing, which it would download, or, of Cityscapes,
+    where images and labels do not match: PaddleSeg pairs the two sorted lists."""
+    if not inspect.isclass(dataset_class) or not issubclass(dataset_class, paddle.io.Dataset) or issubclass(
+            dataset_class, CityscapesAutolabeling):
+        return
+    name = dataset_class.__name__
+    for key in ('dataset_root', 'imagenet_root', 'pssl_root'):
+        if key not in inspect.signature(dataset_class).parameters:
+            continue
+        root = cfg.get(key)
+        if root is None:
+            raise UserError(f"{name}: expected its key '{key}', the folder of the data, found none; add it: nothing is "
+                            'downloaded here')
+        if not os.path.isdir(root):
+            raise UserError(f'{root}: expected the folder of {name}, found {"a file" if os.path.exists(root) else "nothing"}'
+                            f'; correct {key}, or put the data there: nothing is downloaded here')
+    if dataset_class is paddleseg.datasets.Cityscapes:
+        find_pairs(cfg['dataset_root'], replace(FINE, image_suffixes=('_leftImg8bit.png',)), cfg.get('mode', 'train'))
+
+
 def label_set(dataset_class: type, num_classes: int) -> LabelSet:
     """The LabelSet of one of PaddleSeg's datasets: Cityscapes' own, else generic names and distinct colours."""
     if dataset_class.__name__ == 'Cityscapes' and num_classes == CITYSCAPES.num_classes:
         return CITYSCAPES
     return LabelSet(names=tuple(f'class {i}' for i in range(num_classes)), palette=tuple(distinct_colors(num_classes)))
+
+
+class _OtherSize(Exception):
+    """A label that is not of its image's size."""
+
+
+def _check_size(data: dict[str, Any]) -> dict[str, Any]:
+    """First of the transforms: a crop would make image and label equal, whatever they show."""
+    image, label = data['img'], data.get('label')
+    if isinstance(label, np.ndarray) and label.shape[-2:] != image.shape[:2] and label.ndim == 2:
+        raise _OtherSize(f'expected a label of its image\'s size, {image.shape[:2]} (height, width), found {label.shape}')
+    return data
 
 
 class PaddleSegDataset(paddle.io.Dataset):
@@ -53,11 +91,14 @@ class PaddleSegDataset(paddle.io.Dataset):
         if type(dataset).__getitem__ in _ONE_COMPOSE:
             self.dataset = copy.copy(dataset)  # the caller's own still normalises
             self.dataset.transforms = copy.copy(dataset.transforms)
-            self.dataset.transforms.transforms, self.normalization = put_off(dataset.transforms.transforms)
+            transforms, self.normalization = put_off(dataset.transforms.transforms)
+            self.dataset.transforms.transforms = [_check_size, *transforms]
+        if type(dataset) is paddleseg.datasets.ADE20K:  # in the order of the file system
+            self.dataset.file_list = sorted(dataset.file_list)
         self.mode: str = dataset.mode
         self.num_classes: int = dataset.num_classes
         self.ignore_index: int = dataset.ignore_index
-        self.file_list: list = dataset.file_list
+        self.file_list: list = self.dataset.file_list
         if len(dataset) == 0:
             raise UserError(f'{name}: expected images of mode {self.mode} in {getattr(dataset, "dataset_root", "it")}, '
                             'found none; check dataset_root and the lists')
@@ -90,6 +131,11 @@ class PaddleSegDataset(paddle.io.Dataset):
                     raise
                 raise UserError(f'{image_path}: expected an image, found none that can be decoded or nothing at all; '
                                 'check the file and the list that names it') from error
+            except OSError as error:
+                raise UserError(f'{label_path}: expected a label, found none that can be decoded or nothing at all; check '
+                                'the file and the list that names it') from error
+            except _OtherSize as error:
+                raise UserError(f'{label_path}: {error}; correct the file') from error
         sample = {'img': compact_image(data['img'], self.normalization)}
         if self.mode != 'test':
             sample['label'] = compact_label(self._label(data['label'], label_path))

@@ -9,6 +9,7 @@ RESNET = {'type': 'ResNet18_vd', 'output_stride': 8}
 RESNET50 = {'type': 'ResNet50_vd', 'output_stride': 8}
 HRNET = {'type': 'HRNet_W18_Small_V1'}
 B0 = {'type': 'MixVisionTransformer_B0'}
+VIT = {'type': 'VisionTransformer', 'img_size': 64, 'embed_dim': 32, 'depth': 2, 'num_heads': 4}
 
 RUNS: dict[str, tuple[dict[str, Any], int]] = {
     'OCRNet': ({'backbone': HRNET, 'backbone_indices': [0], 'ocr_mid_channels': 32, 'ocr_key_channels': 16}, 2),
@@ -65,10 +66,7 @@ RUNS: dict[str, tuple[dict[str, Any], int]] = {
     'UPerNet': ({'backbone': RESNET, 'backbone_indices': [0, 1, 2, 3], 'channels': 32}, 1),
     'PortraitNet': ({'backbone': {'type': 'MobileNetV2_x1_0'}}, 1),
     'SegNeXt': ({'backbone': {'type': 'MSCAN_T'}, 'decoder_cfg': {}}, 1),
-}
-# name -> why it is not in RUNS; not refused.
-NOT_TESTED = {
-    'LinearSegmenter': 'its backbone needs a weights file',
-    'MaskSegmenter': 'its backbone needs a weights file',
-    'SegmentationTransformer': 'its backbone needs a weights file',
+    'SegmentationTransformer': ({'backbone': VIT, 'backbone_indices': [0, 1], 'head': 'naive'}, 2),
+    'LinearSegmenter': ({'backbone': VIT}, 1),
+    'MaskSegmenter': ({'backbone': VIT, 'h_embed_dim': 32, 'h_depth': 1, 'h_num_heads': 4}, 1),
 }
