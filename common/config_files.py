@@ -20,11 +20,11 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: dict[str, yaml.Node] = {}
         for key, value in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.tag != 'tag:yaml.org,2002:merge':
-                if not _same(seen.setdefault(key.value, value), value):
-                    raise yaml.constructor.ConstructorError(
-                        None, None, f'the key {key.value!r} stands twice in one mapping, with different values',
-                        key.start_mark)
+            single = isinstance(key, yaml.ScalarNode) and key.tag != 'tag:yaml.org,2002:merge'
+            if single and not _same(seen.setdefault(key.value, value), value):
+                raise yaml.constructor.ConstructorError(
+                    None, None, f'the key {key.value!r} stands twice in one mapping, with different values',
+                    key.start_mark)
         return super().construct_mapping(node, deep)
 
 

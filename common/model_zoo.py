@@ -2,15 +2,18 @@
 
 PaddleSeg publishes its backbones as archives, of which the one file of weights is unpacked beside the download.
 """
+import contextlib
 import fcntl
+import functools
 import hashlib
 import logging
 import os
 import shutil
 import tarfile
 import zipfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 import yaml
@@ -66,14 +69,14 @@ def _unpacked(archive: Path) -> Path:
     if target.is_file():
         return target
     try:
-        with _Archive(archive) as files:
-            names = [name for name in files.names() if name.endswith('.pdparams')]
+        with _files(archive) as files:
+            names = [name for name in files if name.endswith('.pdparams')]
             if len(names) != 1:
                 raise FileError(f'{archive}: expected an archive with one file of weights (*.pdparams), found '
                                 f'{len(names)}; unpack it and give the path of the right one')
             target.parent.mkdir(parents=True, exist_ok=True)
             partial = target.with_name(f'{target.name}.{os.getpid()}')
-            with files.open(names[0]) as source, open(partial, 'wb') as file:
+            with files[names[0]]() as source, open(partial, 'wb') as file:
                 shutil.copyfileobj(source, file)
     except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
         raise FileError(f'{archive}: expected an archive, found a damaged one ({error}); delete and download it again'
@@ -82,34 +85,15 @@ def _unpacked(archive: Path) -> Path:
     return target
 
 
-class _Archive:
-    """A tar or zip file: the names of its files, and one of them opened."""
-
-    def __init__(self, path: Path) -> None:
-        self.zip = zipfile.ZipFile(path) if zipfile.is_zipfile(path) else None
-        self.tar = None if self.zip else tarfile.open(path)
-
-    def names(self) -> list[str]:
-        if self.zip:
-            return self.zip.namelist()
-        assert self.tar is not None
-        return [member.name for member in self.tar if member.isfile()]
-
-    def open(self, name: str) -> IO[bytes]:
-        if self.zip:
-            return self.zip.open(name)
-        assert self.tar is not None
-        file = self.tar.extractfile(name)
-        assert file is not None  # names() are files
-        return file
-
-    def __enter__(self) -> '_Archive':
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for archive in (self.zip, self.tar):
-            if archive:
-                archive.close()
+@contextlib.contextmanager
+def _files(archive: Path) -> Iterator[dict[str, Callable[[], Any]]]:
+    """{name: opens it} of the files in a tar or zip file."""
+    if zipfile.is_zipfile(archive):
+        with zipfile.ZipFile(archive) as zipped:
+            yield {name: functools.partial(zipped.open, name) for name in zipped.namelist()}
+    else:
+        with tarfile.open(archive) as tar:
+            yield {member.name: functools.partial(tar.extractfile, member) for member in tar if member.isfile()}
 
 
 def _downloaded(entry: dict[str, Any]) -> Path:

@@ -44,8 +44,9 @@ def check_folder(dataset_class: Any, cfg: Mapping[str, Any]) -> None:
             raise UserError(f"{name}: expected its key '{key}', the folder of the data, found none; add it: nothing is "
                             'downloaded here')
         if not os.path.isdir(root):
-            raise UserError(f'{root}: expected the folder of {name}, found {"a file" if os.path.exists(root) else "nothing"}'
-                            f'; correct {key}, or put the data there: nothing is downloaded here')
+            found = 'a file' if os.path.exists(root) else 'nothing'
+            raise UserError(f'{root}: expected the folder of {name}, found {found}; correct {key}, or put the data '
+                            'there: nothing is downloaded here')
     if dataset_class is paddleseg.datasets.Cityscapes:
         find_pairs(cfg['dataset_root'], replace(FINE, image_suffixes=('_leftImg8bit.png',)), cfg.get('mode', 'train'))
 
@@ -65,7 +66,8 @@ def _check_size(data: dict[str, Any]) -> dict[str, Any]:
     """First of the transforms: a crop would make image and label equal, whatever they show."""
     image, label = data['img'], data.get('label')
     if isinstance(label, np.ndarray) and label.shape[-2:] != image.shape[:2] and label.ndim == 2:
-        raise _OtherSize(f'expected a label of its image\'s size, {image.shape[:2]} (height, width), found {label.shape}')
+        raise _OtherSize(f"expected a label of its image's size, {image.shape[:2]} (height, width), found "
+                         f'{label.shape}')
     return data
 
 
@@ -132,8 +134,8 @@ class PaddleSegDataset(paddle.io.Dataset):
                 raise UserError(f'{image_path}: expected an image, found none that can be decoded or nothing at all; '
                                 'check the file and the list that names it') from error
             except OSError as error:
-                raise UserError(f'{label_path}: expected a label, found none that can be decoded or nothing at all; check '
-                                'the file and the list that names it') from error
+                raise UserError(f'{label_path}: expected a label, found none that can be decoded or nothing at all; '
+                                'check the file and the list that names it') from error
             except _OtherSize as error:
                 raise UserError(f'{label_path}: {error}; correct the file') from error
         sample = {'img': compact_image(data['img'], self.normalization)}

@@ -76,7 +76,7 @@ def paddleseg_backbones() -> dict[str, Callable]:
     """
     module = compiled(vision_transformer.__name__)
 
-    class VisionTransformer(module.VisionTransformer):  # type: ignore[misc, name-defined]
+    class VisionTransformer(module.VisionTransformer):  # type: ignore[name-defined]
         def init_weight(self) -> None:
             if self.pretrained is not None:
                 super().init_weight()

@@ -24,13 +24,13 @@ def last_line(config, tmp_path, capsys, *more):
 @pytest.mark.parametrize('opts, text', [
     # PaddleX, PaddleRS, and other versions of PaddleSeg
     (['Global.model=pp'], "key 'Global': expected a known name, found 'Global'"),
-    (['train_dataset.type=SegDataset'], "key 'train_dataset.type': expected a registered type, found 'SegDataset'; did you "
-                                      'mean'),
+    (['train_dataset.type=SegDataset'], "key 'train_dataset.type': expected a registered type, found 'SegDataset'; "
+                                        'did you mean'),
     (['model.type=PPLiteSegV2'], "found 'PPLiteSegV2'; did you mean PPLiteSeg"),
     (['model.type=BITSeg'], "key 'model.type': expected a registered type, found 'BITSeg'"),
     (['loss.types.0.type=OhemCELoss'], "key 'loss.types.0.type': expected a registered type, found 'OhemCELoss'; did"),
     (['loss.types.0.min_kepd=1'], "key 'loss.types.0.min_kepd': expected a known name, found 'min_kepd'"),
-    (['train_dataset.transforms.0.type=AddMultiLabelEdge'], "key 'train_dataset.transforms.0.type': expected a registered"),
+    (['train_dataset.transforms.0.type=MultiLabel'], "key 'train_dataset.transforms.0.type': expected a registered"),
     (['to_static_training=True'], "key 'to_static_training': expected it to be absent"),
     (['model.backbone={"type": "ResNet18_vd", "output_strid": 8}', 'model.type=PSPNet'],
      "key 'model.backbone.output_strid': expected a known name, found 'output_strid'; did you mean output_stride?"),
@@ -54,7 +54,7 @@ def test_a_folder_that_is_missing_is_not_downloaded(name, toy, tmp_path, capsys)
     del config['val_dataset']
     (tmp_path / 'a.yml').write_text(yaml.safe_dump(config))
     line = last_line(tmp_path / 'a.yml', tmp_path, capsys)
-    assert line.startswith(f'error: {tmp_path}/nowhere: expected the folder of {name}, found nothing; correct dataset_root')
+    assert line.startswith(f'error: {tmp_path}/nowhere: expected the folder of {name}, found nothing; correct dataset')
     if name not in ('Cityscapes', 'Dataset'):
         del config['train_dataset']['dataset_root']
         (tmp_path / 'a.yml').write_text(yaml.safe_dump(config))
@@ -129,7 +129,7 @@ def test_a_validation_label_of_another_size(toy, tmp_path, capsys):
 def test_a_batch_of_one_behind_a_pooling(toy, tmp_path, capsys):
     config = write_config(tmp_path / 'a.yml', toy, PSPNET, 2)
     line = last_line(config, tmp_path, capsys, '--batch_size', 1)
-    assert line.startswith('error: --batch_size 1: expected at least 2, found 1 and a batch norm of 128 channels behind')
+    assert line.startswith('error: --batch_size 1: expected at least 2, found 1 and a batch norm of 128 channels')
     assert run(train.main, '--config', config, '--save_dir', tmp_path / 'frozen', '--batch_size', 1, '--opts',
                'options.freeze_batch_norm=True') is None
     assert run(train.main, '--config', write_config(tmp_path / 'b.yml', toy, ENET), '--save_dir', tmp_path / 'large',

@@ -114,7 +114,8 @@ def test_model_that_cannot_run_is_refused_by_name(name, toy, tmp_path, capsys):
 
 def test_a_vision_transformer_starts_from_a_file_too(tmp_path):
     registry.register()
-    build = functools.partial(manager.BACKBONES.components_dict['VisionTransformer'], embed_dim=32, depth=1, num_heads=4)
+    transformer = manager.BACKBONES.components_dict['VisionTransformer']
+    build = functools.partial(transformer, embed_dim=32, depth=1, num_heads=4)
     first = build(img_size=64)
     paddle.save(first.state_dict(), str(tmp_path / 'weights.pdparams'))
     second = build(img_size=32, pretrained=str(tmp_path / 'weights.pdparams'))

@@ -12,6 +12,7 @@ Paddle is imported once; every command runs in a process forked from there, one 
 families pass, or a config ends in anything but a pass or a refusal of one line.
 """
 import argparse
+import contextlib
 import json
 import os
 import re
@@ -130,10 +131,8 @@ def forked(main, argv, log, limit):
 
 def end(process):
     """Kill what is left of a process and its children; a process that has ended is no matter."""
-    try:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):
-        pass
 
 
 def run_config(path, opts, image, work, limit, steps):
@@ -243,7 +242,7 @@ def main(argv):
         return 0
     checkout = Path(args.paddleseg).resolve()
     if not (checkout / 'configs/_base_').is_dir():
-        print(f'error: {checkout}: expected a checkout of PaddleSeg 2.8, found no configs/_base_ in it', file=sys.stderr)
+        print(f'error: {checkout}: expected a checkout of PaddleSeg 2.8, found no configs/_base_', file=sys.stderr)
         return 1
     cli.load_paddle()
     import paddle
@@ -300,8 +299,8 @@ def run_all(configs, steps, args, checkout, out, data):
                       'dataset': dic.get('train_dataset', {}).get('type', ''), 'seconds': time.monotonic() - start}
             kept.parent.mkdir(parents=True, exist_ok=True)
             kept.write_text(json.dumps(result, indent=1) + '\n')
-            print(f'{number}/{len(configs)} {result["seconds"]:5.0f} s  {"passes" if passed(result) else reason(result)}'
-                  f'  ({config})', flush=True)
+            outcome = 'passes' if passed(result) else reason(result)
+            print(f'{number}/{len(configs)} {result["seconds"]:5.0f} s  {outcome}  ({config})', flush=True)
         results.append(result)
     return results
 

@@ -122,9 +122,9 @@ def refuse_single_values(model: paddle.nn.Layer) -> None:
 def _refuse_single_value(layer: Any, inputs: Sequence[paddle.Tensor]) -> None:
     channels = layer.weight.shape[0] if layer.weight is not None else inputs[0].shape[1]
     if layer.training and inputs[0].size == channels:
-        raise UserError(f'--batch_size 1: expected at least 2, found 1 and a batch norm of {channels} channels behind a '
-                        f'pooling to 1x1 ({layer.full_name()}), which has one value per channel then; raise the batch '
-                        'size, or set options.freeze_batch_norm=True')
+        raise UserError(f'--batch_size 1: expected at least 2, found 1 and a batch norm of {channels} channels behind '
+                        f'a pooling to 1x1 ({layer.full_name()}), which has one value per channel then; raise the '
+                        'batch size, or set options.freeze_batch_norm=True')
 
 
 def _with_running_statistics(layer: Any, x: paddle.Tensor) -> paddle.Tensor:
