@@ -9,6 +9,8 @@ logger = logging.getLogger(__name__)
 # Keys of PaddleSeg at the top of a config -> what to do instead.
 WITHOUT_USE = {'to_static_training': 'training builds no static graph here: remove it',
                'export': 'export.py has flags for that: remove it'}
+# Keys of earlier versions in sections -> what takes their place.
+REPLACED = {('optimizer', 'backbone_lr_mult'): 'custom_cfg: [{{name: backbone, lr_mult: {}}}]'}
 
 
 def drop_without_effect(dic: dict[str, Any], path: str) -> None:
@@ -28,6 +30,10 @@ def drop_without_effect(dic: dict[str, Any], path: str) -> None:
                             f'{old.get("value", 0.01)}, end_lr: 0, power: 0.9}} with your values')
         del dic['learning_rate']
         warn('learning_rate', ', as in PaddleSeg since 2.1: lr_scheduler counts')
+    for (section, name), text in REPLACED.items():
+        if isinstance(dic.get(section), dict) and name in dic[section]:
+            raise UserError(f"{path}: key '{section}.{name}': expected what took its place in PaddleSeg 2.6, found "
+                            f'{dic[section][name]!r:.60}; write {text.format(dic[section][name])}')
     optimizer = dic.get('optimizer')
     groups = optimizer.get('custom_cfg') if isinstance(optimizer, dict) else None
     for i, group in enumerate(groups if isinstance(groups, list) else ()):

@@ -41,3 +41,9 @@ def test_a_misplaced_learning_rate_is_refused(value, tiny_config):
 def test_keys_without_use_are_refused_with_the_way_out(key, tiny_config):
     with pytest.raises(UserError, match=f"key '{key}': expected it to be absent, found True; {WITHOUT_USE[key]}"):
         Config(tiny_config, [f'{key}=True'])
+
+
+def test_the_backbone_factor_of_earlier_versions_says_what_to_write(tiny_config):
+    with pytest.raises(UserError, match=r"key 'optimizer\.backbone_lr_mult': expected what took its place.*write "
+                                        r'custom_cfg: \[\{name: backbone, lr_mult: 0\.1\}\]'):
+        Config(tiny_config, ['optimizer.backbone_lr_mult=0.1'])
