@@ -43,8 +43,13 @@ class Builder(paddleseg.cvlibs.SegBuilder):
             if isinstance(cause, FileNotFoundError) and cause.filename:
                 raise UserError(f'{cause.filename}: expected a file that {cfg["type"]} reads, found nothing; check its '
                                 'folder and lists') from error
-            if isinstance(cause, (ValueError, OSError)) or _raised_by_paddleseg(cause):
-                raise UserError(f'{self.config.path}: {cfg.get("type")}: {" ".join(str(cause).split())}') from error
+            text = ' '.join(str(cause).split())
+            if isinstance(cause, (ValueError, OSError, AssertionError)) or type(cause) in (RuntimeError, Exception):
+                raise UserError(f'{self.config.path}: {cfg["type"]}: {text}') from error
+            if _within_paddleseg(cause):
+                raise UserError(f'{self.config.path}: {cfg["type"]}: expected values that fit together, found some '
+                                f'that do not ({type(cause).__name__}: {text}); see its parameters, or --debug'
+                                ) from error
             raise
 
     def _with_labels(self, dataset_class: type, section: str) -> type:
@@ -156,11 +161,11 @@ class Builder(paddleseg.cvlibs.SegBuilder):
         return super().loss
 
 
-def _raised_by_paddleseg(error: BaseException) -> bool:
-    """Whether one of PaddleSeg's components has refused what it was given, by `raise` or `assert`."""
-    frames = traceback.extract_tb(error.__traceback__)
-    return bool(frames) and os.path.dirname(paddleseg.__file__) in frames[-1].filename and (
-        frames[-1].line or '').startswith(('raise ', 'assert '))
+def _within_paddleseg(error: BaseException) -> bool:
+    """Whether PaddleSeg's code has failed, and not ours that it has called."""
+    own, used = (f'{module.__path__[0]}{os.sep}' for module in (paddleseg, paddle))
+    files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+    return next((name.startswith(own) for name in reversed(files) if not name.startswith(used)), False)
 
 
 def _listed(names: Sequence[str]) -> str:

