@@ -44,6 +44,7 @@ class Config(paddleseg.cvlibs.Config):
         drop_without_effect(dic, str(path))
         Checker(chain, opts).check(dic)
         self._complete_warmup(dic['lr_scheduler'])
+        self._complete_dice(dic)
         if not with_pretrained:
             for _, part in pretrained_parts(dic['model']):
                 del part['pretrained']
@@ -59,6 +60,15 @@ class Config(paddleseg.cvlibs.Config):
         else:
             for key in ('warmup_iters', 'warmup_start_lr'):
                 cfg.pop(key, None)
+
+    @staticmethod
+    def _complete_dice(dic: dict[str, Any]) -> None:
+        """DiceLoss is the recipe's with the recipe's network, and PaddleSeg's, which `smooth` says, with any other."""
+        if dic['model']['type'] != 'MscaleOCRNet':
+            for loss in dic['loss']['types']:
+                for part in loss.get('losses', [loss]):  # of a MixedLoss
+                    if part['type'] == 'DiceLoss' and 'weight' not in part:
+                        part.setdefault('smooth', 1.0)
 
     def _apply_paddleseg_rules(self) -> None:
         try:

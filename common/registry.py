@@ -5,7 +5,7 @@ from paddleseg.cvlibs import manager
 
 from datasets.cityscapes_autolabeling import CityscapesAutolabeling
 from datasets.paddleseg_transforms import RandomPaddingCrop
-from losses import BootstrappedCrossEntropyLoss, DiceLoss
+from losses import BootstrappedCrossEntropyLoss
 from losses.paddleseg_losses import paddleseg_losses
 from models.hrnet import BACKBONES, HRNet
 from models.mscale_ocrnet import MscaleOCRNet
@@ -21,7 +21,7 @@ def register() -> None:
     ours: list[tuple[Any, list[Any]]] = [
         (manager.MODELS, [MscaleOCRNet]), (manager.BACKBONES, [*BACKBONES, HRNet]),
         (manager.DATASETS, [CityscapesAutolabeling]), (manager.TRANSFORMS, [RandomPaddingCrop]),
-        (manager.LOSSES, [DiceLoss, BootstrappedCrossEntropyLoss])]
+        (manager.LOSSES, [BootstrappedCrossEntropyLoss])]
     for registry, components in ours:
         for component in components:
             registry.components_dict[component.__name__] = component

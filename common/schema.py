@@ -21,6 +21,7 @@ OPTIONS: dict[str, type] = {'ema': float, 'freeze_batch_norm': bool, 'early_stop
 TEST_CONFIG: dict[str, type | tuple[type, ...]] = {
     'aug_eval': bool, 'scales': (int, float, list), 'flip_horizontal': bool, 'flip_vertical': bool,
     'is_slide': bool, 'crop_size': list, 'stride': list}
+ALWAYS_WITH_EDGES = ('EG1800', 'SUPERVISELY')  # datasets of PaddleSeg that compute edges whatever `edge` says
 COMPONENTS = {'model': (manager.MODELS, manager.BACKBONES), 'backbone': (manager.BACKBONES,),
               'train_dataset': (manager.DATASETS,), 'val_dataset': (manager.DATASETS,),
               'transforms': (manager.TRANSFORMS,), 'optimizer': (manager.OPTIMIZERS,), 'types': (manager.LOSSES,),
@@ -199,9 +200,14 @@ class Checker:
                     if name in transform and len(transform[name]) != channels:
                         self.fail((section, 'transforms', i, name), f'expected {channels} numbers, one for each '
                                                                     f'channel, found {transform[name]!r}; correct it')
+        train = dic['train_dataset']
         for i, loss in enumerate(dic['loss']['types']):
             if not dic['loss']['types'] or not isinstance(loss, dict):
                 self.fail(('loss', 'types', i), f'expected a loss, found {loss!r}; correct it')
+            on_edges = any(part.get('edge_label') for part in loss.get('losses', [loss]))
+            if on_edges and not train.get('edge') and train['type'] not in ALWAYS_WITH_EDGES:
+                self.fail(('train_dataset', 'edge'), f'expected True, as loss.types.{i} has edge_label: True, found '
+                                                     f'{train.get("edge")}; add edge: True (of PaddleSeg\'s datasets)')
         test = dic.get('test_config', {})
         if test.get('is_slide'):
             for name in ('crop_size', 'stride'):

@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import paddle
 import paddleseg.datasets
+from paddleseg.transforms import GenerateInstanceTargets
 
 from common.errors import UserError
 from datasets.cityscapes_autolabeling import CityscapesAutolabeling, seeded_transforms
+from datasets.edges import class_edges
 from datasets.labels import CITYSCAPES, LabelSet, distinct_colors
 from datasets.normalization import compact_image, compact_label, expanded, put_off
 from datasets.pairing import FINE, find_pairs
@@ -75,26 +77,30 @@ class PaddleSegDataset(paddle.io.Dataset):
     """A dataset of PaddleSeg, whose samples depend on (seed, epoch, index) alone, whichever process asks for them.
 
     dataset[(epoch, index)], or dataset[index] of epoch 0, is a dict:
-        train: 'img' float32 (C, H, W), 'label' int64 (H, W)
+        train: 'img' float32 (C, H, W), 'label' int64 (H, W), and 'edge' uint8 (H, W), 1 at edges, if the dataset has them
         val: the same and 'trans_info', the list that the transforms leave; 'label' as in the file, untransformed
-    What the transforms draw from Python's and NumPy's global generators is seeded for each sample.
+    What the transforms draw from Python's and NumPy's global generators is seeded for each sample. GenerateInstanceTargets
+    is left out: losses.paddleseg_adapters.Masks makes the masks of the label.
 
     dataset: an object of PaddleSeg's interface: mode, num_classes, ignore_index, file_list of (image path, label path),
     integer index -> {'img', 'label' (H, W) or (1, H, W), 'trans_info'}. seed: non-negative; can be set later.
 
-    Raises UserError where it has no samples, has edges, or more classes than 8 bits hold; and, when a sample is read,
-    naming the file, where the image cannot be decoded or the label does not fit.
+    Raises UserError where it has no samples, or more classes than 8 bits hold; and, when a sample is read, naming the
+    file, where the image cannot be decoded or the label does not fit.
     """
 
     def __init__(self, dataset: Any, seed: int = 0) -> None:
         name = type(dataset).__name__
         self.dataset, self.seed = dataset, seed
-        self.normalization = None
+        self.normalization, self._edges = None, False
         if type(dataset).__getitem__ in _ONE_COMPOSE:
             self.dataset = copy.copy(dataset)  # the caller's own still normalises
             self.dataset.transforms = copy.copy(dataset.transforms)
-            transforms, self.normalization = put_off(dataset.transforms.transforms)
-            self.dataset.transforms.transforms = [_check_size, *transforms]
+            steps = [step for step in dataset.transforms.transforms if not isinstance(step, GenerateInstanceTargets)]
+            steps, self.normalization = put_off(steps)
+            self.dataset.transforms.transforms = [_check_size, *steps]
+            self._edges = bool(getattr(dataset, 'edge', False)) and dataset.mode == 'train'
+            self.dataset.edge = False  # ours takes a hundredth of the time
         if type(dataset) is paddleseg.datasets.ADE20K:  # in the order of the file system
             self.dataset.file_list = sorted(dataset.file_list)
         self.mode: str = dataset.mode
@@ -104,8 +110,6 @@ class PaddleSegDataset(paddle.io.Dataset):
         if len(dataset) == 0:
             raise UserError(f'{name}: expected images of mode {self.mode} in {getattr(dataset, "dataset_root", "it")}, '
                             'found none; check dataset_root and the lists')
-        if getattr(dataset, 'edge', False):
-            raise UserError(f'{name}: expected edge: False, found True; no loss here takes edges: remove the key')
         if self.num_classes > MOST_CLASSES:
             raise UserError(f'{name}: expected at most {MOST_CLASSES} classes, found {self.num_classes}; train ids '
                             'have 8 bits here')
@@ -141,6 +145,10 @@ class PaddleSegDataset(paddle.io.Dataset):
         sample = {'img': compact_image(data['img'], self.normalization)}
         if self.mode != 'test':
             sample['label'] = compact_label(self._label(data['label'], label_path))
+        if self._edges:
+            sample['edge'] = class_edges(sample['label'], self.num_classes)
+        elif self.mode == 'train' and 'edge' in data:  # of a dataset that computes them itself
+            sample['edge'] = np.asarray(data['edge'], np.uint8).reshape(sample['label'].shape)
         if self.mode == 'train':
             size = sample['img'].shape[1:]
             if sample['label'].shape != size:

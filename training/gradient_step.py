@@ -64,8 +64,8 @@ class GradientStep:
     def _loss(self, batch: Mapping[str, paddle.Tensor]) -> tuple[paddle.Tensor, dict[str, paddle.Tensor]]:
         with paddle.amp.auto_cast(enable=self._dtype is not None, level='O1', dtype=self._dtype or 'float16'):
             outputs = self._model(batch['img'])
-        self._num_classes = outputs[0].shape[1]
-        return weighted_losses(outputs, batch['label'], self._losses)
+        self._num_classes = outputs[0].shape[1] if isinstance(outputs[0], paddle.Tensor) else 0
+        return weighted_losses(outputs, batch['label'], self._losses, batch.get('edge'))
 
     def _without_sync(self, last: bool) -> contextlib.AbstractContextManager[Any]:
         """Processes exchange gradients once per step, with the last micro-batch."""
