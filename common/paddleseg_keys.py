@@ -8,7 +8,9 @@ logger = logging.getLogger(__name__)
 
 # Keys of PaddleSeg at the top of a config -> what to do instead.
 WITHOUT_USE = {'to_static_training': 'training builds no static graph here: remove it',
-               'export': 'export.py has flags for that: remove it'}
+               'export': 'export.py has flags for that: remove it',
+               'distill_loss': 'no teacher trains a student here, nor does it in train.py of PaddleSeg: remove it to '
+                               'train as that does'}
 # Keys of earlier versions in sections -> what takes their place.
 REPLACED = {('optimizer', 'backbone_lr_mult'): 'custom_cfg: [{{name: backbone, lr_mult: {}}}]'}
 

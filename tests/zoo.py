@@ -31,7 +31,7 @@ from common.errors import UserError  # noqa: E402
 
 NEEDED = 46
 STEPS = ('trains', 'evaluates', 'mirrored', 'predicts')
-CROP, IMAGE = [128, 128], [192, 128]  # (w, h)
+CROP, IMAGE = [96, 96], [128, 96]  # (w, h)
 LIMIT = 900  # seconds for one command
 VERSION = 1  # of what is run: results of another version are not kept
 
@@ -80,11 +80,11 @@ def small(dic, roots):
             elif key == 'crop_size' and isinstance(item, list):
                 opts['.'.join(path)] = CROP
             elif key == 'stride' and keys[0] == 'test_config':
-                opts['.'.join(path)] = [96, 96]
+                opts['.'.join(path)] = [64, 64]
             elif key == 'target_size':
                 opts['.'.join(path)] = IMAGE if len(set(item)) > 1 else CROP
             elif key in ('short_size', 'long_size'):
-                opts['.'.join(path)] = 128
+                opts['.'.join(path)] = 96
             elif key not in ('loss', 'common_transforms'):
                 shrink(path, item)
 

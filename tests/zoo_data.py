@@ -6,8 +6,8 @@ which are blocks of all classes.
 import cv2
 import numpy as np
 
-SIZE = (128, 192)  # (H, W) of an image
-IMAGES = 4  # of every split
+SIZE = (96, 128)  # (H, W) of an image
+IMAGES = 2  # of every split
 CLASSES = {'ADE20K': 150, 'PascalVOC': 21, 'PascalContext': 60, 'COCOStuff': 171}
 # Where each of the datasets of a list file has its lists, by mode, and what separates the two names.
 LISTS = {'OpticDiscSeg': ('{}_list.txt', ' '), 'PPHumanSeg14K': ('{}.txt', ' '), 'CHASEDB1': ('{}_list.txt', ' '),
