@@ -18,7 +18,7 @@ from common.model_zoo import local_weights
 from datasets.cityscapes_autolabeling import CityscapesAutolabeling
 from datasets.description import describe
 from datasets.labels import LabelSet
-from datasets.paddleseg_dataset import adapted, check_folder, label_set
+from datasets.paddleseg_dataset import adapted, check_folder, label_set, takes_class_uniform
 
 
 class Builder(paddleseg.cvlibs.SegBuilder):
@@ -30,8 +30,13 @@ class Builder(paddleseg.cvlibs.SegBuilder):
 
     def build_component(self, cfg: dict[str, Any]) -> Any:
         try:
-            check_folder(self.load_component_class(cfg['type']), cfg)
-            return adapted(super().build_component(cfg))
+            component = self.load_component_class(cfg['type'])
+            check_folder(component, cfg)
+            if takes_class_uniform(component):
+                share = cfg.get('class_uniform', 0)
+                cfg = {key: value for key, value in cfg.items() if key != 'class_uniform'}
+                return adapted(super().build_component(cfg), share)
+            return super().build_component(cfg)
         except (RuntimeError, UserError) as error:
             cause: BaseException = error
             while cause.__context__ is not None and not isinstance(cause, UserError):

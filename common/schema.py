@@ -113,6 +113,8 @@ class Checker:
             valid = [p.name for p in parameters if p.kind is not p.VAR_POSITIONAL]
             if name in manager.LOSSES.components_dict:
                 valid.append('ignore_index')  # PaddleSeg's builder gives it to every loss
+            if keys == ('train_dataset',):
+                valid.append('class_uniform')  # of every dataset: datasets.paddleseg_dataset
             self.names(keys, given, valid, required)
         for parameter in parameters:
             if parameter.name in given:

@@ -13,6 +13,7 @@ from paddleseg.transforms import GenerateInstanceTargets
 
 from common.errors import UserError
 from datasets.cityscapes_autolabeling import CityscapesAutolabeling, seeded_transforms
+from datasets.class_uniform import ClassUniformOrder, centroid_records, with_centroid_crop
 from datasets.edges import class_edges
 from datasets.labels import CITYSCAPES, LabelSet, distinct_colors
 from datasets.normalization import compact_image, compact_label, expanded, put_off
@@ -24,18 +25,23 @@ _ONE_COMPOSE = (paddleseg.datasets.Dataset.__getitem__, paddleseg.datasets.ADE20
 MOST_CLASSES = 255  # train ids are stored in 8 bits, one value is void
 
 
-def adapted(component: Any) -> Any:
+def adapted(component: Any, class_uniform: float = 0) -> Any:
     """What a config's builder has built: a dataset that is not ours in a PaddleSegDataset, all else as it is."""
     if isinstance(component, paddle.io.Dataset) and not isinstance(component, CityscapesAutolabeling):
-        return PaddleSegDataset(component)
+        return PaddleSegDataset(component, class_uniform=class_uniform)
     return component
+
+
+def takes_class_uniform(component: Any) -> bool:
+    """Whether a component is a dataset of PaddleSeg, to which the key class_uniform is added here."""
+    return inspect.isclass(component) and issubclass(component, paddle.io.Dataset) and not issubclass(
+        component, CityscapesAutolabeling)
 
 
 def check_folder(dataset_class: Any, cfg: Mapping[str, Any]) -> None:
     """UserError where the folder of one of PaddleSeg's datasets is missing, which it would download, or, of Cityscapes,
     where images and labels do not match: PaddleSeg pairs the two sorted lists."""
-    if not inspect.isclass(dataset_class) or not issubclass(dataset_class, paddle.io.Dataset) or issubclass(
-            dataset_class, CityscapesAutolabeling):
+    if not takes_class_uniform(dataset_class):
         return
     name = dataset_class.__name__
     for key in ('dataset_root', 'imagenet_root', 'pssl_root'):
@@ -64,13 +70,19 @@ class _OtherSize(Exception):
     """A label that is not of its image's size."""
 
 
-def _check_size(data: dict[str, Any]) -> dict[str, Any]:
-    """First of the transforms: a crop would make image and label equal, whatever they show."""
-    image, label = data['img'], data.get('label')
-    if isinstance(label, np.ndarray) and label.shape[-2:] != image.shape[:2] and label.ndim == 2:
-        raise _OtherSize(f"expected a label of its image's size, {image.shape[:2]} (height, width), found "
-                         f'{label.shape}')
-    return data
+class _Start:
+    """First of the transforms. It compares the sizes of image and label, which a crop would make equal, whatever they
+    show, and hands on the `centroid` (y, x) that the crop must contain, if it is set."""
+    centroid: tuple[int, int] | None = None
+
+    def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
+        image, label = data['img'], data.get('label')
+        if isinstance(label, np.ndarray) and label.shape[-2:] != image.shape[:2] and label.ndim == 2:
+            raise _OtherSize(f"expected a label of its image's size, {image.shape[:2]} (height, width), found "
+                             f'{label.shape}')
+        if self.centroid is not None:
+            data['centroid'] = [(i + 0.5) / length for i, length in zip(self.centroid, image.shape)]
+        return data
 
 
 class PaddleSegDataset(paddle.io.Dataset):
@@ -84,21 +96,26 @@ class PaddleSegDataset(paddle.io.Dataset):
 
     dataset: an object of PaddleSeg's interface: mode, num_classes, ignore_index, file_list of (image path, label path),
     integer index -> {'img', 'label' (H, W) or (1, H, W), 'trans_info'}. seed: non-negative; can be set later.
+    class_uniform: share of the training samples that are cropped around each class in turn, as of
+        CityscapesAutolabeling.
 
     Raises UserError where it has no samples, or more classes than 8 bits hold; and, when a sample is read, naming the
     file, where the image cannot be decoded or the label does not fit.
     """
 
-    def __init__(self, dataset: Any, seed: int = 0) -> None:
+    def __init__(self, dataset: Any, seed: int = 0, class_uniform: float = 0) -> None:
         name = type(dataset).__name__
-        self.dataset, self.seed = dataset, seed
+        self.dataset = dataset
         self.normalization, self._edges = None, False
+        self._start, self._records, self.class_uniform = _Start(), None, 0.0
         if type(dataset).__getitem__ in _ONE_COMPOSE:
             self.dataset = copy.copy(dataset)  # the caller's own still normalises
             self.dataset.transforms = copy.copy(dataset.transforms)
             steps = [step for step in dataset.transforms.transforms if not isinstance(step, GenerateInstanceTargets)]
             steps, self.normalization = put_off(steps)
-            self.dataset.transforms.transforms = [_check_size, *steps]
+            if class_uniform and dataset.mode == 'train':
+                steps, self.class_uniform = with_centroid_crop(steps), class_uniform
+            self.dataset.transforms.transforms = [self._start, *steps]
             self._edges = bool(getattr(dataset, 'edge', False)) and dataset.mode == 'train'
             self.dataset.edge = False  # ours takes a hundredth of the time
         if type(dataset) is paddleseg.datasets.ADE20K:  # in the order of the file system
@@ -113,10 +130,36 @@ class PaddleSegDataset(paddle.io.Dataset):
         if self.num_classes > MOST_CLASSES:
             raise UserError(f'{name}: expected at most {MOST_CLASSES} classes, found {self.num_classes}; train ids '
                             'have 8 bits here')
+        if class_uniform and dataset.mode == 'train':
+            self._records = self._centroids(name)
+        self.seed = seed
+
+    def _centroids(self, name: str) -> np.ndarray:
+        if not self.class_uniform or type(self.dataset) is paddleseg.datasets.ADE20K:  # its files hold other ids
+            raise UserError(f'{name}: expected a dataset whose label files hold the class ids, for class_uniform; set '
+                            'class_uniform: 0')
+        labels = LabelSet(names=tuple(f'class {i}' for i in range(self.num_classes)), ignore_index=self.ignore_index,
+                          palette=tuple(distinct_colors(self.num_classes)))
+        return centroid_records([tuple(pair[:2]) for pair in self.file_list], labels, self.dataset.dataset_root,
+                                'correct the file')
+
+    @property
+    def seed(self) -> int:
+        return self._seed
+
+    @seed.setter
+    def seed(self, seed: int) -> None:
+        self._seed = seed
+        if self._records is not None:
+            self._order = ClassUniformOrder(self._records, len(self.file_list), self.class_uniform, seed)
+
+    def _draw(self, epoch: int, index: int) -> tuple[int, tuple[int, int] | None]:
+        """The position in file_list of a sample, and the (y, x) that its crop must contain or None."""
+        return (index, None) if self._records is None else self._order(epoch, index)
 
     def files(self, epoch: int, index: int) -> tuple[str, str | None]:
         """(image path, label path) of a sample."""
-        image, label = self.file_list[index][:2]
+        image, label = self.file_list[self._draw(epoch, index)[0]][:2]
         return image, label
 
     def __len__(self) -> int:
@@ -130,8 +173,9 @@ class PaddleSegDataset(paddle.io.Dataset):
         epoch, index = index if isinstance(index, tuple) else (0, index)
         image_path, label_path = self.files(epoch, index)
         with seeded_transforms([self.seed, _TRANSFORMS, epoch, index]):
+            place, self._start.centroid = self._draw(epoch, index)
             try:
-                data = self.dataset[index]
+                data = self.dataset[place]
             except AttributeError as error:  # PaddleSeg goes on with OpenCV's None
                 if 'NoneType' not in str(error):
                     raise
