@@ -85,14 +85,20 @@ class _Start:
         return data
 
 
+def _with_label(data: dict[str, Any]) -> dict[str, Any]:
+    """First of the common_transforms of EG1800 and SUPERVISELY. Without it PaddleSeg 2.8 turns and shifts the images
+    and not their labels, and stops at ScalePadding."""
+    return {**data, 'gt_fields': ['label']}
+
+
 class PaddleSegDataset(paddle.io.Dataset):
     """A dataset of PaddleSeg, whose samples depend on (seed, epoch, index) alone, whichever process asks for them.
 
     dataset[(epoch, index)], or dataset[index] of epoch 0, is a dict:
-        train: 'img' float32 (C, H, W), 'label' int64 (H, W), and 'edge' uint8 (H, W), 1 at edges, if the dataset has them
+        train: 'img' float32 (C, H, W), 'label' int64 (H, W), and 'edge' uint8 (H, W), 1 at edges, if it has them
         val: the same and 'trans_info', the list that the transforms leave; 'label' as in the file, untransformed
-    What the transforms draw from Python's and NumPy's global generators is seeded for each sample. GenerateInstanceTargets
-    is left out: losses.paddleseg_adapters.Masks makes the masks of the label.
+    What the transforms draw from Python's and NumPy's global generators is seeded for each sample.
+    GenerateInstanceTargets is left out: losses.paddleseg_adapters.Masks makes the masks of the label.
 
     dataset: an object of PaddleSeg's interface: mode, num_classes, ignore_index, file_list of (image path, label path),
     integer index -> {'img', 'label' (H, W) or (1, H, W), 'trans_info'}. seed: non-negative; can be set later.
@@ -118,6 +124,10 @@ class PaddleSegDataset(paddle.io.Dataset):
             self.dataset.transforms.transforms = [self._start, *steps]
             self._edges = bool(getattr(dataset, 'edge', False)) and dataset.mode == 'train'
             self.dataset.edge = False  # ours takes a hundredth of the time
+        elif hasattr(dataset, 'common_transforms'):
+            self.dataset = copy.copy(dataset)
+            self.dataset.common_transforms = copy.copy(dataset.common_transforms)
+            self.dataset.common_transforms.transforms = [_with_label, *dataset.common_transforms.transforms]
         if type(dataset) is paddleseg.datasets.ADE20K:  # in the order of the file system
             self.dataset.file_list = sorted(dataset.file_list)
         self.mode: str = dataset.mode
@@ -176,7 +186,7 @@ class PaddleSegDataset(paddle.io.Dataset):
             place, self._start.centroid = self._draw(epoch, index)
             try:
                 data = self.dataset[place]
-            except AttributeError as error:  # PaddleSeg goes on with OpenCV's None
+            except (AttributeError, TypeError) as error:  # PaddleSeg goes on with OpenCV's None
                 if 'NoneType' not in str(error):
                     raise
                 raise UserError(f'{image_path}: expected an image, found none that can be decoded or nothing at all; '
@@ -199,7 +209,7 @@ class PaddleSegDataset(paddle.io.Dataset):
                 raise UserError(f'{label_path}: expected a label of its image\'s size, {size} (height, width) after '
                                 f'the transforms, found {sample["label"].shape}; correct the file')
         else:
-            sample['trans_info'] = data['trans_info']
+            sample['trans_info'] = data.get('trans_info', [])
         return sample
 
     def _label(self, label: Any, path: str | None) -> np.ndarray:

@@ -262,7 +262,7 @@ def main(argv):
         return 1
     if args.only:
         first, rest = ([(family, config) for family, config in part if family in args.only] for part in (first, rest))
-    data = zoo_data.Data(out / 'data')
+    data = zoo_data.Data(out / 'data_{}x{}'.format(*zoo_data.SIZE))
     results = run_all(first, STEPS, args, checkout, out, data)
     print(f'\nPaddle {paddle.__version__}\n\n{table(results, STEPS)}\n')
     good = sum(map(passed, results))
