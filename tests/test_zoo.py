@@ -42,7 +42,7 @@ def test_a_made_up_checkout(tmp_path):
     status, text = run(tmp_path, tmp_path / 'out', '--all')
     assert '| enet | `enet_cityscapes` | yes | yes | yes | yes |  |' in text
     assert '| pnet | `pnet_cityscapes` | no | no | no | no | key \'model.type\': expected a registered type' in text
-    assert '| OpticDiscSeg | 1 | 1 | 0 |' in text and '1 of 2 families pass' in text and status == 1
+    assert '| OpticDiscSeg | 1 | 1 | 0 |' in text and '1 of 2 families pass.' in text and status == 1
     assert run(tmp_path, tmp_path / 'out', '--only', 'enet')[0] == 0  # kept
     assert not list((tmp_path / 'out/work').rglob('*.pdparams'))
     status, text = run(tmp_path, tmp_path / 'out', '--only', 'ennet')

@@ -264,15 +264,15 @@ def main(argv):
         first, rest = ([(family, config) for family, config in part if family in args.only] for part in (first, rest))
     data = zoo_data.Data(out / 'data_{}x{}'.format(*zoo_data.SIZE))
     results = run_all(first, STEPS, args, checkout, out, data)
-    print(f'\nPaddle {paddle.__version__}\n\n{table(results, STEPS)}\n')
     good = sum(map(passed, results))
-    print(f'{good} of {len(results)} families pass')
+    summary = f'Paddle {paddle.__version__}: {good} of {len(results)} families pass.'
+    print(f'\n{table(results, STEPS)}\n\n{summary}')
     others = run_all(rest, STEPS[:1], args, checkout, out, data) if args.all else []
     if others:
         print(f'\n{counts(others)}\n')
     if args.docs and not args.only:
         page = ROOT / 'docs/paddleseg.md'
-        write_between(page, 'zoo', table(results, STEPS))
+        write_between(page, 'zoo', f'{summary}\n\n{table(results, STEPS)}')
         if others:
             write_between(page, 'other configs', counts(others))
     broken = [result for result in [*results, *others] if not passed(result) and not refused(result)]
