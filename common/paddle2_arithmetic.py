@@ -58,6 +58,12 @@ class _Arithmetic(ast.NodeTransformer):
         node.decorator_list = []
         return node
 
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.FunctionDef:
+        self.generic_visit(node)
+        node.decorator_list = [decorator for decorator in node.decorator_list
+                               if not ast.unparse(decorator).endswith('.add_component')]
+        return node
+
 
 def compiled(module: str) -> types.ModuleType:
     """An installed module with that arithmetic, its classes not registered anywhere; the one in use is not touched."""

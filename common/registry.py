@@ -4,6 +4,7 @@ from typing import Any
 from paddleseg.cvlibs import manager
 
 from datasets.cityscapes_autolabeling import CityscapesAutolabeling
+from datasets.paddleseg_transforms import RandomPaddingCrop
 from losses import BootstrappedCrossEntropyLoss
 from losses.paddleseg_losses import paddleseg_losses
 from models.hrnet import BACKBONES, HRNet
@@ -19,7 +20,8 @@ def register() -> None:
     manager.BACKBONES.components_dict.update(paddleseg_backbones())
     ours: list[tuple[Any, list[Any]]] = [
         (manager.MODELS, [MscaleOCRNet]), (manager.BACKBONES, [*BACKBONES, HRNet]),
-        (manager.DATASETS, [CityscapesAutolabeling]), (manager.LOSSES, [BootstrappedCrossEntropyLoss])]
+        (manager.DATASETS, [CityscapesAutolabeling]), (manager.TRANSFORMS, [RandomPaddingCrop]),
+        (manager.LOSSES, [BootstrappedCrossEntropyLoss])]
     for registry, components in ours:
         for component in components:
             registry.components_dict[component.__name__] = component

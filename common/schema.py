@@ -8,6 +8,8 @@ from paddleseg.cvlibs import manager
 
 from common.config_files import nearest
 from common.errors import UserError
+from common.paddleseg_keys import WITHOUT_USE
+from common.parameters import parameters as parameters_of
 from common.ranges import RULES
 
 Keys = tuple[str | int, ...]  # the path of a value in a config
@@ -102,12 +104,18 @@ class Checker:
         refusal = getattr(known[name], 'refusal', None)
         if refusal is not None and (reason := refusal(cfg, self.num_classes)):
             self.fail((*keys, 'type'), f'expected a type that runs here, found {name}: {reason}; see docs/paddleseg.md')
-        parameters = [p for p in inspect.signature(known[name]).parameters.values() if p.name not in extra]
+        found, others = parameters_of(known[name])
+        parameters = [p for p in found.values() if p.name not in extra]
         given = {key: value for key, value in cfg.items() if key != 'type'}
-        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+        if not others:
             required = [p.name for p in parameters if p.default is p.empty and p.kind is not p.VAR_POSITIONAL
                         and p.name not in ('num_classes', 'in_channels')]
-            self.names(keys, given, [p.name for p in parameters], required)
+            valid = [p.name for p in parameters if p.kind is not p.VAR_POSITIONAL]
+            if name in manager.LOSSES.components_dict:
+                valid.append('ignore_index')  # PaddleSeg's builder gives it to every loss
+            if keys == ('train_dataset',):
+                valid.append('class_uniform')  # of every dataset: datasets.paddleseg_dataset
+            self.names(keys, given, valid, required)
         for parameter in parameters:
             if parameter.name in given:
                 self._parameter((*keys, parameter.name), given[parameter.name], parameter)
@@ -142,6 +150,8 @@ class Checker:
 
     def check(self, dic: dict[str, Any]) -> None:
         optional = ('val_dataset', 'test_config', 'options')
+        for key in WITHOUT_USE.keys() & dic.keys():
+            self.fail((key,), f'expected it to be absent, found {dic[key]!r:.60}; {WITHOUT_USE[key]}')
         self.names((), dic, TOP_LEVEL, [key for key in TOP_LEVEL if key not in optional])
         for key, value in dic.items():
             self.value((key,), value, TOP_LEVEL[key])

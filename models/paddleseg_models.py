@@ -25,17 +25,11 @@ REFUSED = {
     'MLATransformer': 'PaddleSeg 2.8 enlarges its features by their width in both directions: only square images run',
     'UPerNetCAE': 'its backbones cannot be built: PaddleSeg 2.8 calls a class that it does not import',
 }
-NEED_WEIGHTS = ('ViT_', 'VisionTransformer')  # backbones
+VISION_TRANSFORMERS = ('ViT_', 'VisionTransformer')  # backbones
 
 
 def _refused(reason: str, cfg: dict[str, Any], num_classes: int | None = None) -> str:
     return reason
-
-
-def _without_weights(cfg: dict[str, Any], num_classes: int | None = None) -> str | None:
-    if cfg.get('pretrained') is None:
-        return 'PaddleSeg 2.8 builds it from a weights file only; state its pretrained'
-    return None
 
 
 def _other_classes(cfg: dict[str, Any], num_classes: int | None = None) -> str | None:
@@ -89,9 +83,21 @@ def paddleseg_models() -> dict[str, Callable]:
 
 @functools.cache
 def paddleseg_backbones() -> dict[str, Callable]:
-    """{name: function} for PaddleSeg's registry of backbones."""
-    return {name: _with_refusal(component, _without_weights)
-            for name, component in manager.BACKBONES.components_dict.items() if name.startswith(NEED_WEIGHTS)}
+    """{name: function} for PaddleSeg's registry of backbones.
+
+    The vision transformers, which PaddleSeg 2.8 builds from a file of weights only, and so not to be evaluated with
+    other weights, start from their own random initialisation without one.
+    """
+    module = compiled(vision_transformer.__name__)
+
+    class VisionTransformer(module.VisionTransformer):  # type: ignore[name-defined]
+        def init_weight(self) -> None:
+            if self.pretrained is not None:
+                super().init_weight()
+
+    vars(module).update(VisionTransformer=VisionTransformer, paddle=_SafePaddle('paddle'))
+    return {name: vars(module)[name] for name in manager.BACKBONES.components_dict
+            if name.startswith(VISION_TRANSFORMERS)}
 
 
 class _SafePaddle(types.ModuleType):
