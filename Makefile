@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: setup demo test test-slow test-gpu test-processors test-elastic lint test-paddle26
+.PHONY: setup demo test test-slow test-gpu test-processors test-elastic lint test-paddle26 test-gpu-build
 
 setup: $(VENV)/.installed
 
@@ -48,3 +48,15 @@ lint: setup
 
 test-paddle26: .venv-paddle26/.installed
 	.venv-paddle26/bin/python -m pytest -m "not slow"
+
+# The same with Paddle 2.6.2's build for GPUs, on a machine without one, and which of its kernels we would take there.
+.venv-gpu-build/.installed: requirements.txt requirements-paddle26.txt requirements-dev.txt
+	$(PYTHON) -m venv .venv-gpu-build
+	grep -vE '^(paddlepaddle|numpy|opencv-python-headless)==' requirements.txt > .venv-gpu-build/common.txt
+	sed 's/^paddlepaddle==/paddlepaddle-gpu==/' requirements-paddle26.txt > .venv-gpu-build/paddle.txt
+	.venv-gpu-build/bin/python -m pip install --quiet --no-deps \
+		-r .venv-gpu-build/common.txt -r .venv-gpu-build/paddle.txt -r requirements-dev.txt
+	touch $@
+
+test-gpu-build: .venv-gpu-build/.installed
+	.venv-gpu-build/bin/python -m pytest -m "not slow"

@@ -80,11 +80,16 @@ def start_paddle() -> int:
 
     Returns the number of threads. Under paddle.distributed.launch, whose own import of Paddle has put
     OMP_NUM_THREADS=1 into the environment, the cores are divided among the processes of this machine.
+
+    Raises UserError if the GPU that Paddle would use is one that it has no code for.
     """
     _end_with_launcher()
     threads = load_paddle()
     import paddle
 
+    from common import cuda_architectures
+
+    cuda_architectures.check(paddle)
     logging.basicConfig(level=logging.INFO, stream=sys.stdout, force=True,
                         format='%(asctime)s [%(levelname)s]\t%(message)s', datefmt='%Y-%m-%d %H:%M:%S')
     if paddle.distributed.get_world_size() > 1:

@@ -29,7 +29,7 @@ from tests.test_rooms import MAY_IMPORT, ROOMS
 # In the order in which their commands run: data first.
 PAGES = ['docs/data.md', 'docs/training.md', 'docs/evaluation.md', 'docs/prediction.md', 'docs/export.md',
          'docs/deployment.md', 'docs/weights.md', 'docs/performance.md', 'docs/results.md', 'docs/elastic.md',
-         'docs/paddleseg.md', 'docs/design.md', 'CONTRIBUTING.md', 'README.md']
+         'docs/gpus.md', 'docs/paddleseg.md', 'docs/design.md', 'CONTRIBUTING.md', 'README.md']
 # How a command begins that does not run here, and why; its flags are checked all the same.
 NEEDS = {
     'make': 'minutes; setup, lint and test run in .ci/run, and its other targets call tests or the scripts below',

@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from common import cuda_architectures
+
 GB, MB = 1 << 30, 1 << 20
 SAMPLE = 1024 * 2048 * 4  # bytes of a sample in shared memory: image and labels in 8 bits (datasets.normalization)
 SAMPLES = 11  # per process: two batches of one image for each of five workers, and the one in use
 CHECKPOINTS = 4 * GB  # five of HRNet-W48 with its momentum, and the best model
 LEAST_MEMORY = 4 * GB  # HRNet-W48 with its optimizer and a step of a small crop on a CPU
 OPEN_FILES = 1024
-# What pip's paddlepaddle-gpu has code for where it does not tell itself (Paddle 3 does): {version: architectures}.
-ARCHITECTURES = {'2.6': (61, 70, 75, 80, 86)}
 # NVIDIA's least driver for each major version of CUDA, with its minor version compatibility.
 DRIVERS = {'11': 450, '12': 525, '13': 580}
 PACKAGES = 'https://www.paddlepaddle.org.cn/install/quick'
@@ -80,18 +80,9 @@ def paddle_facts() -> dict[str, Any]:
     from inference import backends
     version = paddle.version
     with_cuda = paddle.is_compiled_with_cuda()
-    told = version.cuda_archs() if hasattr(version, 'cuda_archs') else ()
-    architectures = sorted({int(name) for name in map(str, told or ()) if name.isdigit()})
-    if with_cuda and not architectures:
-        architectures = list(ARCHITECTURES.get('.'.join(paddle.__version__.split('.')[:2]), ()))
     return {'paddle': paddle.__version__, 'cuda': str(version.cuda()) if with_cuda else '',
-            'cudnn': str(version.cudnn()) if with_cuda else '', 'architectures': architectures,
+            'cudnn': str(version.cudnn()) if with_cuda else '', 'architectures': cuda_architectures.of_build(paddle),
             'gpus': paddle.device.cuda.device_count() if with_cuda else 0, 'backends': backends.installed()}
-
-
-def has_code_for(capability: int, architectures: tuple[int, ...]) -> bool:
-    """Whether a card runs a build: code of the same major version and no higher minor version."""
-    return any(a // 10 == capability // 10 and a <= capability for a in architectures)
 
 
 def visible_cards(facts: Facts) -> list[Card]:
@@ -144,11 +135,9 @@ def _paddle_problems(facts: Facts) -> list[str]:
 
 
 def _card_problems(facts: Facts, card: Card) -> list[str]:
-    found = []
-    if facts.architectures and card.capability and not has_code_for(card.capability, facts.architectures):
-        has = ', '.join(f'sm_{a}' for a in facts.architectures)
-        found.append(f'{card.name} is sm_{card.capability}, but Paddle {facts.paddle} (CUDA {facts.cuda}) has code for '
-                     f'{has} only ("no kernel image is available"); install a build of Paddle that has it ({PACKAGES})')
+    text = cuda_architectures.problem(card.name, card.capability, facts.architectures,
+                                      f'{facts.paddle} (CUDA {facts.cuda})')
+    found = [text] if text else []
     least = DRIVERS.get(facts.cuda.split('.')[0])
     major = card.driver.split('.')[0]
     if least and major.isdigit() and int(major) < least:
