@@ -129,11 +129,11 @@ class WholeOps(OnnxOps):
 
     def resize_width(self, x: str, like: str) -> str:
         own, other = self.size(x), self.size(like)
-        if isinstance(own, str) or isinstance(other, str):
-            size: Size = self.node('Concat', self.node('Gather', own, self.ints(0)),
-                                   self.node('Gather', other, self.ints(1)), axis=0)
+        if isinstance(own, tuple) and isinstance(other, tuple):
+            size: Size = (own[0], other[1])
         else:
-            size = own[0], other[1]
+            sides = (self.node('Gather', str(name), self.ints(axis)) for axis, name in enumerate((own, other)))
+            size = self.node('Concat', *sides, axis=0)
         y = self.resize_to(x, size)
         self.channels[y] = self._images[x][0]
         return y
@@ -157,10 +157,10 @@ class WholeOps(OnnxOps):
 
     def _shifted(self, own: Size, size: Size, shifts: Sequence[int]) -> Any:
         """(R, r times the number of shifts), which enlarges r rows to R: an array where the sizes are known."""
-        if not (isinstance(own, str) or isinstance(size, str)):
+        if isinstance(own, tuple) and isinstance(size, tuple):
             padded = np.pad(bilinear_rows(own[0], size[0]), [(1, 1), (0, 0)])
             return np.concatenate([padded[1 + shift:1 + shift + size[0]] for shift in shifts], axis=1)
-        low, high = (self.node('Gather', name, self._scalar(0)) for name in (own, size))
+        low, high = (self.node('Gather', str(name), self._scalar(0)) for name in (own, size))
         matrix = self._enlarging(low, high)
         if tuple(shifts) == (0,):
             return matrix

@@ -101,7 +101,7 @@ def _files(builder: Any, section: str) -> list[Path]:
 
 def _window(path: Path, size: tuple[int, int], rng: np.random.Generator, resizing: Sequence[Transform]) -> np.ndarray:
     """uint8 (h, w, 3) RGB at a random place of an image."""
-    sample = {'img': read_image(path), 'trans_info': []}
+    sample: dict[str, Any] = {'img': read_image(path), 'trans_info': []}
     for step in resizing:
         sample = step(sample)
     image = sample['img']
@@ -135,7 +135,7 @@ def quantised(graph: onnx.ModelProto, inputs: Sequence[np.ndarray]) -> onnx.Mode
             ignored_scope=nncf.IgnoredScope(names=float_nodes(graph.graph), types=list(FLOAT_TYPES), validate=False),
             advanced_parameters=nncf.AdvancedQuantizationParameters(
                 # Weights within 64 in place of 127: processors without VNNI add two products of an 8-bit activation and
-                # a weight in 16 bits, and 2 * 255 * 64 is what fits.
+                # a weight in 16 bits, and 2 * 255 * 64 is what fits. The correction of biases was not measured.
                 overflow_fix=OverflowFix.ENABLE, disable_bias_correction=True))
     del found.metadata_props[:]
     helper.set_model_props(found, metadata)

@@ -3,9 +3,9 @@
 Convolution and bilinear enlargement are linear, so what the two coarser branches add to the auxiliary and the pixel
 features is computed at their own size, a 3x3 convolution as nine sums of channels, and enlarged afterwards: columns
 first, then rows as a product with a matrix, which also moves them by the rows of the kernel. The two finer branches are
-enlarged and joined as in training: enlarging their few channels moves fewer bytes than enlarging nine sums. At 1/4 of an
-image enlarged twofold this leaves a third of the heads' multiply-adds; the matrix costs more the higher the image is,
-and at 7000 rows as much as is saved. tests/export/test_rearranged_head.py compares the result with the layers.
+enlarged and joined as in training: enlarging their few channels moves fewer bytes than enlarging nine sums. For an
+HRNet-W48 this leaves about two fifths of the multiply-adds. The matrix costs more the higher the image is: with scale 2
+as much as is saved, at about 7000 rows. tests/export/test_rearranged_head.py compares the result with the layers.
 """
 from collections.abc import Sequence
 from typing import Any

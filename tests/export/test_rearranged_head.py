@@ -10,7 +10,7 @@ from inference.export import onnx_graph
 from inference.export.whole import Settings
 from tests import fill, rounding
 from tests.export import networks
-from tests.export.test_onnx_graph import TENSORRT, run
+from tests.export.test_onnx_graph import TENSORRT, ort, run
 
 PLAIN = Settings(output='logits', mean=networks.MEAN, std=networks.STD)
 
@@ -85,12 +85,11 @@ def test_enlarged_rows(high, lows, known):
     takes = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 1, None, 2]) for name in [*images, 'like']]
     graph = helper.make_graph(ops.nodes, 'rows', takes, [helper.make_tensor_value_info(found, 1, None)],
                               ops.initializers)
-    import onnxruntime
-
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid('', onnx_graph.OPSET)],
                               ir_version=onnx_graph.IR_VERSION)
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=['CPUExecutionProvider'])
+    session = ort.InferenceSession(model.SerializeToString(), providers=['CPUExecutionProvider'])
     wanted = sum(rows_by_hand(array[0, 0].astype(np.float64), high, shifts[n % 3])
                  for n, array in enumerate(images.values()))
     result = session.run(None, {**images, 'like': like})[0][0, 0]
-    np.testing.assert_allclose(result, wanted, rtol=0, atol=12 * np.abs(wanted).max() * np.finfo(np.float32).eps)
+    # Of each of six images two products and their sum are rounded.
+    np.testing.assert_allclose(result, wanted, rtol=0, atol=18 * np.abs(wanted).max() * np.finfo(np.float32).eps)
