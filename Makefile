@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: setup demo test test-slow test-gpu test-processors test-elastic lint test-paddle26 test-gpu-build
+.PHONY: setup demo test test-slow test-gpu test-processors test-elastic test-zoo lint test-paddle26 test-gpu-build
 
 setup: $(VENV)/.installed
 
@@ -33,6 +33,11 @@ test-processors: setup
 test-elastic: setup
 	$(BIN)/python -m pip install --quiet --no-deps -r requirements-elastic.txt
 	$(BIN)/python -m pytest -m slow -rs tests/training/test_elastic.py
+
+# The published configs of PaddleSeg 2.8 through our command lines: make test-zoo PADDLESEG=/path/to/its/checkout
+# MORE: flags of tests/zoo.py, as MORE="--only enet" or MORE=--all; see docs/paddleseg.md.
+test-zoo: setup
+	PADDLESEG="$(PADDLESEG)" $(BIN)/python tests/zoo.py $(MORE)
 
 lint: setup
 	$(BIN)/ruff check .

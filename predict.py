@@ -51,7 +51,7 @@ def main(argv: Sequence[str]) -> int | None:
 
     logger = logging.getLogger('predict')
     flags.warn_unused(args, logger)
-    test_time = flags.predictor_options(vars(args))
+    flags.predictor_options(vars(args))  # checks them
     flags.check_writable(args.save_dir if args.submission is None else Path(args.submission).parent)
     maps = [kind for kind in MAPS if vars(args)[f'save_{kind}']]
     is_video = args.submission is None and video.is_video(args.image_path)
@@ -66,6 +66,8 @@ def main(argv: Sequence[str]) -> int | None:
         work = Pictures(args.image_path, args.save_dir, maps, args.skip_existing, page)
     weights = local_weights(args.model_path)
     config = Config(args.config, args.opts, with_pretrained=False)
+    vars(args).update(flags.with_test_config(vars(args), config.test_config))
+    test_time = flags.predictor_options(vars(args))
     builder = Builder(config)
     if work is None:  # what it leaves behind is continued by a run with the same settings only
         settings = of_prediction(config, weights, test_time=test_time, precision=args.precision)

@@ -46,8 +46,9 @@ def main(argv: Sequence[str]) -> None:
 
     logger = logging.getLogger('val')
     flags.warn_unused(args, logger)
-    options = flags.predictor_options(vars(args))
     config = Config(args.config, args.opts, with_pretrained=False)
+    vars(args).update(flags.with_test_config(vars(args), config.test_config, augment=True))
+    options = flags.predictor_options(vars(args))
     args.model_path = str(local_weights(args.model_path))
     weights = Path(args.model_path)
     report = weights.with_name(f'evaluation_{Path(args.config).stem}{flags.describe(args)}.json')

@@ -1,24 +1,24 @@
 """The objects that a config describes."""
 import os
+import traceback
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import paddle
+import paddleseg
 import paddleseg.cvlibs
 from paddleseg.utils import logger as paddleseg_logger
 
 from common.atomic_io import write_atomically
-from common.config import Config
+from common.config import Config, pretrained_parts
 from common.errors import UserError
 from common.model_zoo import local_weights
 from datasets.cityscapes_autolabeling import CityscapesAutolabeling
 from datasets.description import describe
 from datasets.labels import LabelSet
-from datasets.paddleseg_dataset import adapted, label_set
-
-ARCHIVES = ('tgz', 'tar.gz', 'tar', 'zip')  # of backbones; PaddleSeg downloads and unpacks them
+from datasets.paddleseg_dataset import adapted, check_folder, label_set, takes_class_uniform
 
 
 class Builder(paddleseg.cvlibs.SegBuilder):
@@ -30,8 +30,14 @@ class Builder(paddleseg.cvlibs.SegBuilder):
 
     def build_component(self, cfg: dict[str, Any]) -> Any:
         try:
-            return adapted(super().build_component(cfg))
-        except RuntimeError as error:
+            component = self.load_component_class(cfg['type'])
+            check_folder(component, cfg)
+            if takes_class_uniform(component):
+                share = cfg.get('class_uniform', 0)
+                cfg = {key: value for key, value in cfg.items() if key != 'class_uniform'}
+                return adapted(super().build_component(cfg), share)
+            return super().build_component(cfg)
+        except (RuntimeError, UserError) as error:
             cause: BaseException = error
             while cause.__context__ is not None and not isinstance(cause, UserError):
                 cause = cause.__context__
@@ -39,8 +45,16 @@ class Builder(paddleseg.cvlibs.SegBuilder):
                 if '/' not in str(cause).partition(': ')[0]:  # a key, not a file
                     raise UserError(f'{self.config.path}: {cause}') from None
                 raise cause from None
-            if isinstance(cause, (ValueError, OSError)):  # how PaddleSeg's components refuse a value
-                raise UserError(f'{self.config.path}: {cfg.get("type")}: {" ".join(str(cause).split())}') from error
+            if isinstance(cause, FileNotFoundError) and cause.filename:
+                raise UserError(f'{cause.filename}: expected a file that {cfg["type"]} reads, found nothing; check its '
+                                'folder and lists') from error
+            text = ' '.join(str(cause).split())
+            if isinstance(cause, (ValueError, OSError, AssertionError)) or type(cause) in (RuntimeError, Exception):
+                raise UserError(f'{self.config.path}: {cfg["type"]}: {text}') from error
+            if _within_paddleseg(cause):
+                raise UserError(f'{self.config.path}: {cfg["type"]}: expected values that fit together, found some '
+                                f'that do not ({type(cause).__name__}: {text}); see its parameters, or --debug'
+                                ) from error
             raise
 
     def _with_labels(self, dataset_class: type, section: str) -> type:
@@ -78,10 +92,11 @@ class Builder(paddleseg.cvlibs.SegBuilder):
     @cached_property
     def model(self) -> paddle.nn.Layer:
         self._check_classes()
-        cfg = self.config.dic['model']
-        for part in (cfg, cfg.get('backbone')):
-            if isinstance(part, dict) and part.get('pretrained') and not part['pretrained'].endswith(ARCHIVES):
+        for key, part in pretrained_parts(self.config.dic['model']):
+            try:
                 part['pretrained'] = str(local_weights(part['pretrained']))
+            except UserError as error:
+                raise UserError(f'{error}; to train from random weights: --opts {key}=null') from error
         return super().model
 
     def release_model(self) -> None:
@@ -149,6 +164,13 @@ class Builder(paddleseg.cvlibs.SegBuilder):
                     raise UserError(f"{self.config.path}: key 'loss.types.{i}.ignore_index': expected {expected}, as "
                                      f'the training data have it, found {found}; remove the key')
         return super().loss
+
+
+def _within_paddleseg(error: BaseException) -> bool:
+    """Whether PaddleSeg's code has failed, and not ours that it has called."""
+    own, used = (f'{module.__path__[0]}{os.sep}' for module in (paddleseg, paddle))
+    files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+    return next((name.startswith(own) for name in reversed(files) if not name.startswith(used)), False)
 
 
 def _listed(names: Sequence[str]) -> str:

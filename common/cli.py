@@ -106,6 +106,7 @@ def load_paddle() -> int:
         chosen = None
     warnings.filterwarnings('ignore', message='No ccache found')
     warnings.filterwarnings('ignore', message='When training, we now always track global mean and variance')
+    warnings.filterwarnings('ignore', message=r'[\s\S]*softmax_with_cross_entropy" is deprecated')  # PaddleSeg's losses
     if 'AuthenticAMD' in _processor():
         # The MKL inside Paddle's CPU build takes its slowest path on AMD's processors without this variable, although
         # they have AVX2. The faster path rounds differently.

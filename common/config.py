@@ -1,7 +1,7 @@
 """A YAML file in PaddleSeg's schema, checked before anything is built."""
 import copy
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from common import registry
 from common.atomic_io import write_atomically
 from common.config_files import check_mergeable, override, read_chain
 from common.errors import UserError
+from common.paddleseg_keys import drop_without_effect
 from common.schema import Checker
 
 
@@ -40,10 +41,13 @@ class Config(paddleseg.cvlibs.Config):
                  if value is not None]
         for item in opts:
             override(dic, item)
+        drop_without_effect(dic, str(path))
         Checker(chain, opts).check(dic)
         self._complete_warmup(dic['lr_scheduler'])
+        self._complete_dice(dic)
         if not with_pretrained:
-            dic['model'].pop('pretrained', None)
+            for _, part in pretrained_parts(dic['model']):
+                del part['pretrained']
         self.dic = dic
         self.path = str(path)
         self._apply_paddleseg_rules()
@@ -56,6 +60,15 @@ class Config(paddleseg.cvlibs.Config):
         else:
             for key in ('warmup_iters', 'warmup_start_lr'):
                 cfg.pop(key, None)
+
+    @staticmethod
+    def _complete_dice(dic: dict[str, Any]) -> None:
+        """DiceLoss is the recipe's with the recipe's network, and PaddleSeg's, which `smooth` says, with any other."""
+        if not registry.is_the_recipes(dic['model']):
+            for loss in dic['loss']['types']:
+                for part in loss.get('losses', [loss]):  # of a MixedLoss
+                    if part['type'] == 'DiceLoss' and 'weight' not in part:
+                        part.setdefault('smooth', 1.0)
 
     def _apply_paddleseg_rules(self) -> None:
         try:
@@ -72,9 +85,19 @@ class Config(paddleseg.cvlibs.Config):
         first, name = Path(folder) / 'config.yml', 'config.yml'
         if first.is_file():
             known = yaml.safe_load(first.read_text(encoding='utf-8'))
-            known['model'].pop('pretrained', None)  # a resumed run does not read that file
+            for _, part in pretrained_parts(known['model']):  # a resumed run does not read these files
+                del part['pretrained']
             if known == yaml.safe_load(str(self)):
                 return name
             name = f'config_from_{iteration}.yml'
         write_atomically(Path(folder) / name, str(self).encode())
         return name
+
+
+def pretrained_parts(cfg: dict[str, Any], key: str = 'model') -> Iterator[tuple[str, dict[str, Any]]]:
+    """(its key `pretrained`, mapping) of the model and every part of it that states weights to start from."""
+    if isinstance(cfg.get('pretrained'), str):
+        yield f'{key}.pretrained', cfg
+    for name, part in cfg.items():
+        if isinstance(part, dict):
+            yield from pretrained_parts(part, f'{key}.{name}')

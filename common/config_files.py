@@ -15,17 +15,26 @@ MAX_VALUES = 100_000  # of a file, aliases followed; the largest config has a fe
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a key that stands twice in a mapping, of which YAML takes the second in silence."""
+    """Refuses a key that stands twice in a mapping with two values, of which YAML takes the second in silence."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.tag != 'tag:yaml.org,2002:merge':
-                if key.value in seen:
-                    raise yaml.constructor.ConstructorError(
-                        None, None, f'the key {key.value!r} stands twice in one mapping', key.start_mark)
-                seen.add(key.value)
+        seen: dict[str, yaml.Node] = {}
+        for key, value in node.value:
+            single = isinstance(key, yaml.ScalarNode) and key.tag != 'tag:yaml.org,2002:merge'
+            if single and not _same(seen.setdefault(key.value, value), value):
+                raise yaml.constructor.ConstructorError(
+                    None, None, f'the key {key.value!r} stands twice in one mapping, with different values',
+                    key.start_mark)
         return super().construct_mapping(node, deep)
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Whether two nodes, or what is in them, say the same."""
+    if isinstance(a, yaml.Node) and isinstance(b, yaml.Node):
+        return a is b or (a.tag == b.tag and _same(a.value, b.value))
+    if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
+        return len(a) == len(b) and all(map(_same, a, b))
+    return bool(a == b)
 
 
 def load_yaml(text: str) -> Any:

@@ -66,6 +66,23 @@ def predictor_options(flags: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
+def with_test_config(options: Mapping[str, Any], test_config: Mapping[str, Any],
+                     augment: bool = False) -> dict[str, Any]:
+    """Test-time options, with what the config's test_config says where they say nothing, as PaddleSeg's tools do.
+
+    The sliding window always; scales and flips where augment is True: for validation, not for prediction.
+    """
+    result = dict(options)
+    if augment and not result.get('aug') and test_config.get('aug_eval'):
+        scales = test_config.get('scales', 1.0)
+        result.update(aug=True, scales=list(scales) if isinstance(scales, (list, tuple)) else [float(scales)],
+                      flip_horizontal=bool(test_config.get('flip_horizontal')),
+                      flip_vertical=bool(test_config.get('flip_vertical')))
+    if not result.get('is_slide') and test_config.get('is_slide'):
+        result.update(is_slide=True, crop_size=test_config['crop_size'], stride=test_config['stride'])
+    return result
+
+
 def network_options(args: argparse.Namespace) -> dict[str, Any]:
     """Arguments of inference.backends.create from the flags."""
     return {'backend': args.backend, 'precision': args.precision, 'cache': not args.no_cache}

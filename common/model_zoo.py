@@ -1,8 +1,17 @@
-"""Weights by name or URL: downloaded once, continued where a download broke off, kept in the user's cache folder."""
+"""Weights by name or URL: downloaded once, continued where a download broke off, kept in the user's cache folder.
+
+PaddleSeg publishes its backbones as archives, of which the one file of weights is unpacked beside the download.
+"""
+import contextlib
 import fcntl
+import functools
 import hashlib
 import logging
 import os
+import shutil
+import tarfile
+import zipfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,18 +26,22 @@ logger = logging.getLogger(__name__)
 
 ZOO = Path(__file__).resolve().parents[1] / 'configs' / 'model_zoo.yml'
 TIMEOUT = 30  # seconds without a byte
+ARCHIVES = ('.tgz', '.tar.gz', '.tar', '.zip')
 BLOCK = 1 << 16  # bytes; of a connection that breaks off, less than one block is lost
 
 
 def local_weights(source: str | os.PathLike) -> Path:
     """The file of weights given as a path, as a name in configs/model_zoo.yml, or as a URL.
 
-    A path is returned as it is, whether there is a file or not. What is downloaded is kept with its SHA-256 beside it,
-    and looked at before it is used again. Raises UserError or FileError with one line.
+    A path is returned as it is, whether there is a file or not; of an archive, the weights in it. What is downloaded is
+    kept with its SHA-256 beside it, and looked at before it is used again. Raises UserError or FileError with one line.
     """
     text = str(source)
     if text.startswith(('http://', 'https://')):
-        return _downloaded({'url': text})
+        path = _downloaded({'url': text})
+        return _unpacked(path) if path.name.endswith(ARCHIVES) else path
+    if text.endswith(ARCHIVES) and os.path.isfile(text):
+        return _unpacked(Path(text))
     if os.path.exists(text) or os.sep in text or Path(text).suffix:
         return Path(source)
     zoo = yaml.safe_load(ZOO.read_text(encoding='utf-8'))
@@ -48,6 +61,39 @@ def cache_folder() -> Path:
 def weights_folder() -> Path:
     """Where downloads are kept."""
     return cache_folder() / 'weights'
+
+
+def _unpacked(archive: Path) -> Path:
+    """The only *.pdparams of an archive, in the cache folder; nothing else of it is written anywhere."""
+    target = weights_folder() / f'{sha256_of(archive)[:12]}-{archive.name.partition(".")[0]}.pdparams'
+    if target.is_file():
+        return target
+    try:
+        with _files(archive) as files:
+            names = [name for name in files if name.endswith('.pdparams')]
+            if len(names) != 1:
+                raise FileError(f'{archive}: expected an archive with one file of weights (*.pdparams), found '
+                                f'{len(names)}; unpack it and give the path of the right one')
+            target.parent.mkdir(parents=True, exist_ok=True)
+            partial = target.with_name(f'{target.name}.{os.getpid()}')
+            with files[names[0]]() as source, open(partial, 'wb') as file:
+                shutil.copyfileobj(source, file)
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
+        raise FileError(f'{archive}: expected an archive, found a damaged one ({error}); delete and download it again'
+                        ) from error
+    os.replace(partial, target)
+    return target
+
+
+@contextlib.contextmanager
+def _files(archive: Path) -> Iterator[dict[str, Callable[[], Any]]]:
+    """{name: opens it} of the files in a tar or zip file."""
+    if zipfile.is_zipfile(archive):
+        with zipfile.ZipFile(archive) as zipped:
+            yield {name: functools.partial(zipped.open, name) for name in zipped.namelist()}
+    else:
+        with tarfile.open(archive) as tar:
+            yield {member.name: functools.partial(tar.extractfile, member) for member in tar if member.isfile()}
 
 
 def _downloaded(entry: dict[str, Any]) -> Path:

@@ -13,8 +13,8 @@ from typing import Any, ClassVar
 
 import paddle
 
-
-TENSORS = (paddle.Tensor, paddle.static.Variable, paddle.pir.Value)  # the last two while Paddle traces (2.6, 3)
+# The last two while Paddle 2.6 and Paddle 3 trace.
+TENSORS: tuple[Any, ...] = (paddle.Tensor, paddle.static.Variable, paddle.pir.Value)
 
 
 def convert(function: Callable[[Any, Any], Any], a: Any, b: Any) -> Any:
@@ -60,6 +60,12 @@ class _Arithmetic(ast.NodeTransformer):
     def visit_ClassDef(self, node: ast.ClassDef) -> ast.ClassDef:
         self.generic_visit(node)
         node.decorator_list = []
+        return node
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.FunctionDef:
+        self.generic_visit(node)
+        node.decorator_list = [decorator for decorator in node.decorator_list
+                               if not ast.unparse(decorator).endswith('.add_component')]
         return node
 
 

@@ -89,7 +89,7 @@ RULES: Mapping[str, Callable[[Any], str]] = {
         'ocr_mid_channels', 'ocr_key_channels', 'attn_channels', 'width')},
     'dropout': Range(0, 1, open_high=True).problem, 'num_classes': Range(1, 255, integer=True).problem,
     'n_scales': _with_one, 'scales': _scales, 'pretrained': _path,
-    'backbone_indices': ListOf(Range(-4, 16, integer=True)).problem,
+    'backbone_indices': ListOf(Range(-64, 64, integer=True)).problem,
     'coarse_multiple': Range(0, 1e6).problem, 'class_uniform': Range(0, 1).problem,
     'crop_size': SIZE.problem, 'stride': SIZE.problem, 'mean': ListOf(Range(-1e6, 1e6)).problem,
     'std': ListOf(Range(0, 1e6, open_low=True)).problem,

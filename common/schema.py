@@ -8,6 +8,8 @@ from paddleseg.cvlibs import manager
 
 from common.config_files import nearest
 from common.errors import UserError
+from common.paddleseg_keys import WITHOUT_USE
+from common.parameters import parameters as parameters_of
 from common.ranges import RULES
 
 Keys = tuple[str | int, ...]  # the path of a value in a config
@@ -19,6 +21,7 @@ OPTIONS: dict[str, type] = {'ema': float, 'freeze_batch_norm': bool, 'early_stop
 TEST_CONFIG: dict[str, type | tuple[type, ...]] = {
     'aug_eval': bool, 'scales': (int, float, list), 'flip_horizontal': bool, 'flip_vertical': bool,
     'is_slide': bool, 'crop_size': list, 'stride': list}
+ALWAYS_WITH_EDGES = ('EG1800', 'SUPERVISELY')  # datasets of PaddleSeg that compute edges whatever `edge` says
 COMPONENTS = {'model': (manager.MODELS, manager.BACKBONES), 'backbone': (manager.BACKBONES,),
               'train_dataset': (manager.DATASETS,), 'val_dataset': (manager.DATASETS,),
               'transforms': (manager.TRANSFORMS,), 'optimizer': (manager.OPTIMIZERS,), 'types': (manager.LOSSES,),
@@ -102,12 +105,18 @@ class Checker:
         refusal = getattr(component, 'refusal', None)
         if refusal is not None and (reason := refusal(cfg, self.num_classes)):
             self.fail((*keys, 'type'), f'expected a type that runs here, found {name}: {reason}; see docs/paddleseg.md')
-        parameters = [p for p in inspect.signature(component).parameters.values() if p.name not in extra]
+        found, others = parameters_of(component)
+        parameters = [p for p in found.values() if p.name not in extra]
         given = {key: value for key, value in cfg.items() if key != 'type'}
-        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+        if not others:
             required = [p.name for p in parameters if p.default is p.empty and p.kind is not p.VAR_POSITIONAL
                         and p.name not in ('num_classes', 'in_channels')]
-            self.names(keys, given, [p.name for p in parameters], required)
+            valid = [p.name for p in parameters if p.kind is not p.VAR_POSITIONAL]
+            if name in manager.LOSSES.components_dict:
+                valid.append('ignore_index')  # PaddleSeg's builder gives it to every loss
+            if keys == ('train_dataset',):
+                valid.append('class_uniform')  # of every dataset: datasets.paddleseg_dataset
+            self.names(keys, given, valid, required)
         for parameter in parameters:
             if parameter.name in given:
                 self._parameter((*keys, parameter.name), given[parameter.name], parameter)
@@ -142,6 +151,8 @@ class Checker:
 
     def check(self, dic: dict[str, Any]) -> None:
         optional = ('val_dataset', 'test_config', 'options')
+        for key in WITHOUT_USE.keys() & dic.keys():
+            self.fail((key,), f'expected it to be absent, found {dic[key]!r:.60}; {WITHOUT_USE[key]}')
         self.names((), dic, TOP_LEVEL, [key for key in TOP_LEVEL if key not in optional])
         for key, value in dic.items():
             self.value((key,), value, TOP_LEVEL[key])
@@ -192,9 +203,14 @@ class Checker:
                     if name in transform and len(transform[name]) != channels:
                         self.fail((section, 'transforms', i, name), f'expected {channels} numbers, one for each '
                                                                     f'channel, found {transform[name]!r}; correct it')
+        train = dic['train_dataset']
         for i, loss in enumerate(dic['loss']['types']):
             if not dic['loss']['types'] or not isinstance(loss, dict):
                 self.fail(('loss', 'types', i), f'expected a loss, found {loss!r}; correct it')
+            on_edges = any(part.get('edge_label') for part in loss.get('losses', [loss]))
+            if on_edges and not train.get('edge') and train['type'] not in ALWAYS_WITH_EDGES:
+                self.fail(('train_dataset', 'edge'), f'expected True, as loss.types.{i} has edge_label: True, found '
+                                                     f'{train.get("edge")}; add edge: True (of PaddleSeg\'s datasets)')
         test = dic.get('test_config', {})
         if test.get('is_slide'):
             for name in ('crop_size', 'stride'):

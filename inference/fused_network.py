@@ -48,8 +48,8 @@ class Executor(Protocol):
 class FusedNetwork:
     """(1, 3, H, W) float32 tensor -> [logits (1, K, H, W) float32], those of MscaleOCRNet.hierarchy up to rounding.
 
-    n_scales, scale_image: those of the model. footprint: what its memory depends on. The enlarged features, the features of the head
-    and the logits at the highest scale exist for one strip at a time only.
+    n_scales, scale_image: those of the model. footprint: what its memory depends on. The enlarged features, the
+    features of the head and the logits at the highest scale exist for one strip at a time only.
     """
 
     def __init__(self, executor: Executor, n_scales: Sequence[float], footprint: memory.Footprint,

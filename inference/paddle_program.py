@@ -1,4 +1,4 @@
-"""A network as the list of Paddle's operations that its evaluation consists of, traced by Paddle for images of any size.
+"""A network as the list of Paddle's operations that its evaluation consists of, traced for images of any size.
 
 The operations are those of Paddle's intermediate representation (PIR), with their names and attributes; Paddle 2.6,
 which traces into the older one, has a translation. inference.program_writer turns them into an ONNX graph.
@@ -63,7 +63,7 @@ def trace(network: paddle.nn.Layer, size: Sequence[int | None] = (None, None)) -
     spec = paddle.static.InputSpec([1, 3, *size], 'float32', name=IMAGE)
     try:
         with _quiet():
-            static = paddle.jit.to_static(layer, input_spec=[spec], full_graph=True)
+            static: Any = paddle.jit.to_static(layer, input_spec=[spec], full_graph=True)
             found, *_ = static.forward.get_concrete_program(spec)
             program = found.main_program
             if hasattr(program, 'desc'):  # Paddle 2.6

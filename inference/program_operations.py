@@ -181,9 +181,9 @@ def _channels_first(step: Step) -> None:
 
 def _conv2d(ops: ProgramOps, step: Step, x: Known, weight: Known) -> str:
     _channels_first(step)
-    shape = list(constant(weight).shape[2:]) if isinstance(weight, np.ndarray) else []
+    # Weights that are computed state no size.
+    more: dict[str, Any] = {'kernel_shape': list(weight.shape[2:])} if isinstance(weight, np.ndarray) else {}
     same = step.attributes['padding_algorithm'] == 'SAME'  # where Paddle takes no dilations
-    more = {'kernel_shape': shape} if shape else {}  # without: weights that are computed
     return ops.put('Conv', x, weight, strides=list(step.attributes['strides']), group=step.attributes['groups'],
                    dilations=[1, 1] if same else list(step.attributes['dilations']), **_padding(step), **more)
 
@@ -207,7 +207,7 @@ def _batch_norm(ops: ProgramOps, step: Step, x: Known, mean: Known, variance: Kn
     if not step.attributes['is_test'] and not step.attributes['use_global_stats']:
         raise UserError('it normalises by the statistics of its input')
     channels = len(constant(mean))
-    scale, bias = (np.float32([value] * channels) if given is None else given
+    scale, bias = (np.full(channels, value, np.float32) if given is None else given
                    for given, value in zip((*scale_bias, None, None), (1, 0)))
     y = ops.put('BatchNormalization', x, scale, bias, mean, variance, epsilon=step.attributes['epsilon'])
     return [y, '', '', '', '', '']
@@ -240,7 +240,8 @@ def _pool2d(ops: ProgramOps, step: Step, x: Known, kernel: Any) -> str:
     _channels_first(step)
     attributes = step.attributes
     name = {'avg': 'Average', 'max': 'Max'}[attributes['pooling_type']]
-    if attributes['global_pooling'] or (attributes['adaptive'] and isinstance(kernel, np.ndarray) and kernel.max() == 1):
+    to_one = attributes['adaptive'] and isinstance(kernel, np.ndarray) and kernel.max() == 1
+    if attributes['global_pooling'] or to_one:
         return ops.put(f'Global{name}Pool', x)
     if attributes['adaptive']:
         if name != 'Average':
@@ -250,7 +251,7 @@ def _pool2d(ops: ProgramOps, step: Step, x: Known, kernel: Any) -> str:
         columns = _windows(ops, ops.shape(x, 3, 4), _last(ops, numbers, 1))
         return ops.put('MatMul', ops.put('MatMul', rows, x), ops.put('Transpose', columns, perm=[1, 0]))
     size = _ints(kernel)
-    more = {'count_include_pad': int(not attributes['exclusive'])} if name == 'Average' else {}
+    more: dict[str, Any] = {'count_include_pad': int(not attributes['exclusive'])} if name == 'Average' else {}
     return ops.put(f'{name}Pool', x, kernel_shape=size, strides=list(attributes['strides']),
                    ceil_mode=int(attributes['ceil_mode']), **_padding(step), **more)
 
@@ -314,12 +315,12 @@ def _interpolate(ops: ProgramOps, step: Step, x: Known, size: Any = None, sizes:
     if given is None and scales is None and attributes['scale']:
         factors = [float(f) for f in attributes['scale']]
         factors = factors * 2 if len(factors) == 1 and not flat else factors
-        found = ops.put('Resize', y, '', np.float32([1, 1, *([1] if flat else []), *factors]), **options)
+        found = ops.put('Resize', y, '', np.array([1, 1, *([1] if flat else []), *factors], np.float32), **options)
     else:
         if given is None:
             given = np.array([v for k, v in (('out_h', attributes['out_h']), ('out_w', attributes['out_w']))
                               if v > 0 and not (flat and k == 'out_h')], np.int64)
-        if scales is not None or len(np.shape(given)) == 1 and np.size(given) == 0:
+        if scales is not None or (isinstance(given, np.ndarray) and given.size == 0):
             raise UserError('its size is computed from a scale')
         target = ops.put('Reshape', ops.int64(given), ops.ints(-1))
         pieces = [ops.shape(y, 0, 2), *([ops.ints(1)] if flat else []), target]
@@ -361,7 +362,8 @@ def _p_norm(ops: ProgramOps, step: Step, x: Known) -> str:
     attributes = step.attributes
     if attributes['porder'] not in (1, 2) or attributes['asvector']:
         raise UserError(f'of order {attributes["porder"]}')
-    return ops.put(f'ReduceL{attributes["porder"]:.0f}', x, ops.ints(attributes['axis']), keepdims=int(attributes['keepdim']))
+    return ops.put(f'ReduceL{attributes["porder"]:.0f}', x, ops.ints(attributes['axis']),
+                   keepdims=int(attributes['keepdim']))
 
 
 def _scale(ops: ProgramOps, step: Step, x: Known, factor: Known | None = None) -> Known:

@@ -1,5 +1,5 @@
 """A Program of Paddle as an ONNX graph, operation by operation; inference.program_operations has the operations."""
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -31,7 +31,7 @@ class ProgramOps(OnnxOps):
         """The name of the output of a node, or the names of several."""
         return self.node(kind, *map(self.name, inputs), outputs=outputs, **attributes)
 
-    def int64(self, value: Known | Sequence[Known]) -> Known:
+    def int64(self, value: Known | list[Known]) -> Known:
         """A value as int64, a list of numbers as a vector."""
         if isinstance(value, list):
             pieces = [self.put('Reshape', self.int64(item), self.ints(-1)) for item in value]

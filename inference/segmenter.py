@@ -69,7 +69,8 @@ class Segmenter:
 
     config: a YAML file, or a common.builder.Builder. weights: a file, a URL, or a name in configs/model_zoo.yml.
     Options as the flags of predict.py: crop_size and stride are (W, H), memory_limit is in GB, opts are 'key=value' of
-    the config, custom_color is a flat list of R G B. Uses all cores, or as many as OMP_NUM_THREADS says.
+    the config, custom_color is a flat list of R G B. A sliding window in the config's test_config counts, too. Uses all
+    cores, or as many as OMP_NUM_THREADS says.
     Raises UserError with one line for what does not fit.
 
         segment = Segmenter('configs/toy.yml', 'output/toy/best_model/model.pdparams')
@@ -93,11 +94,11 @@ class Segmenter:
         from inference import backends
         from inference.predictor import Predictor
 
-        options = flags.predictor_options({
-            'aug': True, 'scales': scales, 'flip_horizontal': flip_horizontal, 'flip_vertical': flip_vertical,
-            'is_slide': is_slide, 'crop_size': crop_size, 'stride': stride, 'memory_limit': memory_limit})
+        given = {'aug': True, 'scales': scales, 'flip_horizontal': flip_horizontal, 'flip_vertical': flip_vertical,
+                 'is_slide': is_slide, 'crop_size': crop_size, 'stride': stride, 'memory_limit': memory_limit}
         builder = config if isinstance(config, Builder) else Builder(
             Config(os.fspath(config), list(opts), with_pretrained=False))
+        options = flags.predictor_options(flags.with_test_config(given, builder.config.test_config))
         path = local_weights(os.fspath(weights))
         builder.check_weights(Path(path).parent.parent)
         self.labels = builder.labels

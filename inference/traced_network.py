@@ -46,11 +46,11 @@ class TracedNetwork:
 
 
 def create(model: paddle.nn.Layer, model_path: str | os.PathLike, model_cfg: dict[str, Any],
-           executor: Callable[[Path, str], Any], precision: str, cache: bool) -> TracedNetwork:
+           executor: Any, precision: str, cache: bool) -> TracedNetwork:
     """The network in a backend. model: with its weights, in evaluation mode; of no use afterwards.
 
-    model_cfg: `model` of its config, which its graph depends on. executor: of the backend, from a folder and a
-    precision. Raises UserError with one line where the network cannot be converted, or its logits differ.
+    model_cfg: `model` of its config, which its graph depends on. executor: the class of the backend's.
+    Raises UserError with one line where the network cannot be converted, or its logits differ.
     """
     name, backend = type(model).__name__, executor.name
     key = converted.key_of(
@@ -138,6 +138,6 @@ def _check(network: TracedNetwork, references: list[Reference]) -> None:
                             f'{size}')
         difference = float(np.abs(found - want).max())
         if not difference <= tolerance:  # NaN as well
-            raise UserError(f'its logits differ by {difference:.2g} there, where {tolerance:.2g} would be rounding, for '
-                            f'an image of {size}')
+            raise UserError(f'its logits differ by {difference:.2g} there, where {tolerance:.2g} would be rounding, '
+                            f'for an image of {size}')
     logger.info('checked against Paddle, at %d sizes', len(references))

@@ -1,23 +1,38 @@
 """PaddleSeg 2.8's losses, so that they train on Paddle 3, too; what cannot train here is refused by name.
 
 PaddleSeg's losses count on Paddle 2's conversion of integers in many places: see common.paddle2_arithmetic. Subclasses
-of what that gives check and copy what they are called with.
+of what that gives, losses.paddleseg_adapters, check and copy what they are called with.
 
 `paddleseg_losses()` are the classes to register. Each has `refusal(cfg, num_classes) -> str | None`, with which the
 check of a config asks why one cannot train here.
 """
 import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import paddle
-import paddle.nn.functional as F
 from paddle import nn
 
-from common.errors import UserError
 from common.paddle2_arithmetic import compiled
 
+from .layers import DiceLoss
+from .paddleseg_adapters import (
+    MSE,
+    Adapted,
+    DualTask,
+    Edges,
+    Embeddings,
+    Lovasz,
+    Masks,
+    Regression,
+    SampledPoints,
+    SegmentationAndEdges,
+    SemanticEncoding,
+    TwoOutputs,
+    WithoutGradient,
+)
+
 PACKAGE = 'paddleseg.models.losses'
-# Module -> the losses of it that take (logits, labels).
+# Module -> the losses of it that train here.
 MODULES = {
     'cross_entropy_loss': ('CrossEntropyLoss',),
     'binary_cross_entropy_loss': ('BCELoss',),
@@ -31,101 +46,44 @@ MODULES = {
     'rmi_loss': ('RMILoss',),
     'detail_aggregate_loss': ('DetailAggregateLoss',),
     'semantic_encode_cross_entropy_loss': ('SECrossEntropyLoss',),
+    'edge_attention_loss': ('EdgeAttentionLoss',),
+    'ohem_edge_attention_loss': ('OhemEdgeAttentionLoss',),
+    'point_cross_entropy_loss': ('PointCrossEntropyLoss',),
+    'pixel_contrast_cross_entropy_loss': ('PixelContrastCrossEntropyLoss',),
+    'maskformer_loss': ('MaskFormerLoss',),
+    'kl_loss': ('KLLoss',),
+    'semantic_connectivity_loss': ('SemanticConnectivityLoss',),
+    'dice_loss': ('DiceLoss',),
 }
+# What is in front of a loss, if not Adapted.
+ADAPTERS: dict[str, type] = {
+    'LovaszSoftmaxLoss': Lovasz, 'LovaszHingeLoss': Lovasz, 'L1Loss': Regression, 'MSELoss': MSE,
+    'SECrossEntropyLoss': SemanticEncoding, 'DualTaskLoss': DualTask, 'BCELoss': Edges,
+    'EdgeAttentionLoss': SegmentationAndEdges,
+    'OhemEdgeAttentionLoss': SegmentationAndEdges, 'PointCrossEntropyLoss': SampledPoints,
+    'PixelContrastCrossEntropyLoss': Embeddings, 'MaskFormerLoss': Masks, 'KLLoss': TwoOutputs,
+    'SemanticConnectivityLoss': WithoutGradient}
 REFUSED = {
-    'DistillCrossEntropyLoss': 'it needs the logits of a teacher; there is no distillation here',
-    'KLLoss': 'it compares two outputs with each other (distillation), not an output with labels',
-    'EdgeAttentionLoss': 'it needs a pair of outputs, segmentation and edges (GSCNN)',
-    'OhemEdgeAttentionLoss': 'it needs a pair of outputs, segmentation and edges (DecoupledSegNet)',
-    'PointCrossEntropyLoss': 'it needs the sampled points of PointRend beside the logits',
-    'PixelContrastCrossEntropyLoss': 'it needs an embedding of every pixel beside the logits (HRNetW48Contrast)',
-    'MaskFormerLoss': 'it needs masks and classes of instances, which the datasets here do not give (MaskFormer)',
-    'SemanticConnectivityLoss': 'its value comes from an argmax and has no gradient: training is the same without it',
+    'DistillCrossEntropyLoss': 'it compares with a teacher\'s logits, which only PaddleSeg\'s toolkit of its own for '
+                               'distillation (deploy/slim/distill) has; PaddleSeg\'s train.py fails, too',
 }
 CHANNELS = {'FocalLoss': (2,), 'LovaszHingeLoss': (1, 2), 'DetailAggregateLoss': (1,)}  # that the logits must have
 TWO_CLASSES = ('FocalLoss', 'LovaszHingeLoss')  # those of CHANNELS that are for the segmentation itself
-STATES_CLASSES = {'RMILoss': ('num_classes', 19)}  # loss -> (parameter, default)
+# loss -> (parameter, default)
+STATES_CLASSES = {'RMILoss': ('num_classes', 19), 'MaskFormerLoss': ('num_classes', 150)}
 # (loss, parameter) -> (the values that work, why no others)
 PARAMETERS: dict[tuple[str, str], tuple[tuple[Any, ...], str]] = {
-    ('BCELoss', 'edge_label'): ((False,), 'the datasets here give no edges'),
     ('BCELoss', 'weight'): ((None, 'dynamic'), 'PaddleSeg takes a tensor otherwise, which a config cannot hold'),
     ('RelaxBoundaryLoss', 'calculate_weights'): ((False,), 'PaddleSeg 2.8 calls the flag itself as a function'),
     ('RelaxBoundaryLoss', 'border'): ((1,), 'PaddleSeg 2.8 cuts the shifted labels for a border of 1 only'),
     ('CrossEntropyLoss', 'data_format'): (('NCHW',), 'the outputs of all networks here are (N, C, H, W)'),
+    ('PointCrossEntropyLoss', 'data_format'): (('NCHW',), 'the outputs of all networks here are (N, C, H, W)'),
+    ('PointCrossEntropyLoss', 'weight'): ((None,), 'PaddleSeg 2.8 multiplies with the number of the class instead'),
+    ('MaskFormerLoss', 'eos_coef'): ((0.1,), 'PaddleSeg 2.8 takes 0.1 whatever the config says'),
+    ('SemanticConnectivityLoss', 'use_argmax'): ((True,), 'PaddleSeg 2.8 fails without'),
     ('L1Loss', 'reduction'): (('mean', 'sum'), 'a loss is one number'),
     ('MSELoss', 'reduction'): (('mean', 'sum'), 'a loss is one number'),
 }
-
-
-# ---------------------------------------------------------------- the classes to register
-
-class _Adapted(nn.Layer):
-    """In front of one of PaddleSeg's losses: float32 logits of the right number of channels, labels that it may change.
-
-    Labels come as int64 (N, H, W). Where every pixel is void the loss is 0, with a gradient of 0.
-    """
-    ignore_index: int = 255
-
-    def forward(self, logits: paddle.Tensor, labels: paddle.Tensor) -> paddle.Tensor:
-        """Float logits (N, C, H, W) and integer labels (N, H, W) or (N, 1, H, W) -> 0-d loss."""
-        name = type(self).__name__
-        if logits.dtype != paddle.float64:
-            logits = logits.astype('float32')
-        channels, classes = logits.shape[1], getattr(self, 'num_classes', logits.shape[1])
-        if channels not in CHANNELS.get(name, (channels,)):
-            raise UserError(f'{name}: expected an output of {" or ".join(map(str, CHANNELS[name]))} channel(s), found '
-                            f'{channels}; use another loss for that output')
-        if channels != classes:
-            raise UserError(f'{name}: expected num_classes {channels}, as the output has channels, found {classes}; '
-                            'correct num_classes of the loss')
-        labels = labels.astype('int64').reshape([labels.shape[0], *labels.shape[-2:]]).clone()
-        return self._value(logits, labels).reshape([])
-
-    def _value(self, logits: paddle.Tensor, labels: paddle.Tensor) -> paddle.Tensor:
-        return super().forward(logits, labels)
-
-
-class _Regression(_Adapted):
-    """L1Loss and MSELoss: labels of the logits' shape and dtype.
-
-    One channel is compared with the class ids, several channels with the one-hot labels. Void pixels are left out, by
-    MSELoss too, which takes ignore_index and forgets it.
-    """
-    reduction: str
-
-    def _value(self, logits: paddle.Tensor, labels: paddle.Tensor) -> paddle.Tensor:
-        labels = labels.unsqueeze(1)
-        valid = labels != self.ignore_index
-        labels = paddle.where(valid, labels, paddle.zeros_like(labels))
-        if logits.shape[1] > 1:
-            labels = F.one_hot(labels.squeeze(1), logits.shape[1]).transpose([0, 3, 1, 2])
-        valid = valid.astype(logits.dtype)
-        value = super()._value(logits * valid, labels.astype(logits.dtype) * valid)
-        return value / (valid.mean() + 1e-10) if self.reduction == 'mean' else value
-
-
-class _Lovasz(_Adapted):
-    """The Lovasz losses, which fail, or give an empty tensor, where every pixel is void."""
-
-    def _value(self, logits: paddle.Tensor, labels: paddle.Tensor) -> paddle.Tensor:
-        valid = (labels != self.ignore_index).any()
-        return super()._value(logits, labels) if valid else logits.sum() * 0
-
-
-class _SemanticEncoding(_Adapted):
-    """SECrossEntropyLoss: which classes an image has, for the one vector per image of ENCNet's second output."""
-
-    def _value(self, logits: paddle.Tensor, labels: paddle.Tensor) -> paddle.Tensor:
-        if logits.size != logits.shape[0] * logits.shape[1]:
-            raise UserError(f'{type(self).__name__}: expected an output (N, C), found {tuple(logits.shape)}; it goes '
-                            'with the second output of ENCNet, use another loss for that output')
-        return super()._value(logits.reshape(logits.shape[:2]), labels)
-
-
-class _MSE(_Regression):
-    def __init__(self, reduction: str = 'mean', ignore_index: int = 255) -> None:
-        super().__init__(reduction, ignore_index)  # type: ignore[arg-type]  # of MSELoss, next in line
-        self.ignore_index = ignore_index
 
 
 def _refusal(name: str, cfg: dict[str, Any], num_classes: int | None = None) -> str | None:
@@ -143,12 +101,27 @@ def _refusal(name: str, cfg: dict[str, Any], num_classes: int | None = None) -> 
 
 
 @functools.cache
-def paddleseg_losses() -> dict[str, type]:
-    """{name: class} for PaddleSeg's registry of losses."""
-    adapters: dict[str, type] = {'LovaszSoftmaxLoss': _Lovasz, 'LovaszHingeLoss': _Lovasz, 'L1Loss': _Regression,
-                                 'MSELoss': _MSE, 'SECrossEntropyLoss': _SemanticEncoding}
-    bases: dict[str, tuple[type, ...]] = {name: (adapters.get(name, _Adapted), vars(module)[name])
+def _adapted() -> dict[str, type]:
+    bases: dict[str, tuple[type, ...]] = {name: (ADAPTERS.get(name, Adapted), vars(module)[name])
              for file, names in MODULES.items() for module in [compiled(f'{PACKAGE}.{file}')] for name in names}
     bases.update({name: (nn.Layer,) for name in REFUSED})
-    return {name: type(name, base, {'refusal': staticmethod(functools.partial(_refusal, name)), '__module__': __name__})
+    return {name: type(name, base, {'refusal': staticmethod(functools.partial(_refusal, name)), '__module__': __name__,
+                                    'channels': CHANNELS.get(name, ())})
             for name, base in bases.items()}
+
+
+def dice_loss(ignore_index: int = 255, weight: Sequence[float] | None = None, smooth: float | None = None) -> nn.Layer:
+    """The layer of a config's DiceLoss: the recipe's (losses.functional.dice), or, if it says weight or smooth,
+    PaddleSeg's.
+
+    PaddleSeg's is the mean over classes of weight_c (1 - (2 sum(p_c y_c) + smooth) / (sum(p_c) + sum(y_c) + smooth)),
+    with sums over each image's pixels, and the mean over images; smooth is 1 if weight alone is given.
+    """
+    if weight is None and smooth is None:
+        return DiceLoss(ignore_index)
+    return _adapted()['DiceLoss'](weight, ignore_index, 1.0 if smooth is None else smooth)
+
+
+def paddleseg_losses() -> dict[str, Callable]:
+    """{name: class, or function that gives one of its objects} for PaddleSeg's registry of losses."""
+    return {**_adapted(), 'DiceLoss': dice_loss}

@@ -11,19 +11,21 @@ from .layers import StatisticsLoss
 from .statistics import SoftmaxStatistics, check_range, softmax_statistics
 
 
-def weighted_losses(logits_list: Sequence[paddle.Tensor], labels: paddle.Tensor,
-                    losses: Mapping[str, Any]) -> tuple[paddle.Tensor, dict[str, paddle.Tensor]]:
+def weighted_losses(outputs: Sequence[Any], labels: paddle.Tensor, losses: Mapping[str, Any],
+                    edges: paddle.Tensor | None = None) -> tuple[paddle.Tensor, dict[str, paddle.Tensor]]:
     """The training loss and its terms.
 
     Type i of `losses` applies to output i modulo the number of outputs, so that the recipe's eight types (four dice,
     four bootstrapped cross entropies) meet the model's four outputs twice. A tensor that is listed twice is one output.
-    A PaddleSeg `MixedLoss` stands for its parts, any other layer for `layer(logits, labels)`. The losses of this
-    package share one softmax per output.
+    A PaddleSeg `MixedLoss` stands for its parts. Any other layer is called with what its method `arguments` takes of
+    outputs, labels and edges (see `losses.paddleseg_adapters.Adapted`), one without that method with output and labels.
+    The losses of this package share one softmax per output.
 
     Args:
-        logits_list (list[Tensor]): the model's outputs, each (N, C, H, W).
+        outputs (list): the model's outputs, each logits (N, C, H, W), or what its loss takes.
         labels (Tensor): (N, H, W), integer; not modified by the losses of this package.
         losses (dict): `{'types': [layer, ...], 'coef': [number, ...]}`, as built by PaddleSeg from the key `loss`.
+        edges (Tensor): (N, H, W), integer, 1 at edges; None if the dataset has none.
 
     Returns:
         tuple: the sum of coefficient times loss, 0-d; and `{name: loss}`, the terms without their coefficients, 0-d and
@@ -32,28 +34,33 @@ def weighted_losses(logits_list: Sequence[paddle.Tensor], labels: paddle.Tensor,
         in '_2'.
 
     Raises:
-        UserError: types, coefficients and outputs whose numbers do not fit.
+        UserError: types, coefficients and outputs whose numbers do not fit; an output that a loss cannot take.
     """
     types, coefs = losses['types'], losses['coef']
-    if not logits_list or not types or len(types) % len(logits_list):
-        raise UserError(f'loss.types: expected a multiple of the {len(logits_list)} outputs of the model, found '
+    if not outputs or not types or len(types) % len(outputs):
+        raise UserError(f'loss.types: expected a multiple of the {len(outputs)} outputs of the model, found '
                          f'{len(types)}; list one type per output, or every output once per kind of loss')
     if len(coefs) != len(types):
         raise UserError(f'loss.coef: expected {len(types)} numbers, one for each of loss.types, found {len(coefs)}; '
                          'give as many')
-    outputs: dict[int, int] = {}  # id of the tensor -> number of the output
+    numbers: dict[int, int] = {}  # id of the tensor -> number of the output
     statistics: dict[tuple[int, int], SoftmaxStatistics] = {}
     values: dict[str, paddle.Tensor] = {}
     total: Any = 0
     for i, (layer, coef) in enumerate(zip(types, coefs)):
-        logits = logits_list[i % len(logits_list)]
-        output = outputs.setdefault(id(logits), len(outputs))
+        logits = outputs[i % len(outputs)]
+        output = numbers.setdefault(id(logits), len(numbers))
         for part, part_coef in _parts(layer):
             if isinstance(part, StatisticsLoss):
+                if not isinstance(logits, paddle.Tensor):
+                    raise UserError(f'{type(part).__name__}: expected an output of logits, found one of several '
+                                    f'tensors at number {i % len(outputs)}; use the loss that goes with that model')
                 key = output, part.ignore_index
                 if key not in statistics:
                     statistics[key] = softmax_statistics(logits, labels, part.ignore_index)
                 value = part.from_statistics(statistics[key])
+            elif hasattr(part, 'arguments'):
+                value = part(*part.arguments(outputs, i % len(outputs), labels, edges))
             else:
                 value = part(logits, labels)
             total = total + coef * part_coef * value

@@ -18,27 +18,18 @@ from common.errors import UserError
 from common.paddle2_arithmetic import compiled
 from models.weight_files import NAME_TABLE, read_state
 
-MENDED = {'SFNet': 'paddleseg.models.sfnet'}  # multiplies floats with integers
+# Models that divide or multiply floats by integers.
+MENDED = {'SFNet': 'paddleseg.models.sfnet', 'DecoupledSegNet': 'paddleseg.models.decoupled_segnet',
+          'PointRend': 'paddleseg.models.pointrend'}
 REFUSED = {
-    'GSCNN': 'its outputs are segmentation and edges, and need losses on edges, which the datasets here do not give',
-    'DecoupledSegNet': 'its outputs are body, edges and segmentation, and need losses on edges, as GSCNN',
-    'PointRend': 'its outputs hold sampled points, and need PointCrossEntropyLoss',
-    'HRNetW48Contrast': 'its output is a mapping with embeddings, and needs PixelContrastCrossEntropyLoss',
     'MLATransformer': 'PaddleSeg 2.8 enlarges its features by their width in both directions: only square images run',
-    'MaskFormer': 'its output is a mapping of masks and classes, and needs MaskFormerLoss and labels of instances',
     'UPerNetCAE': 'its backbones cannot be built: PaddleSeg 2.8 calls a class that it does not import',
 }
-NEED_WEIGHTS = ('ViT_', 'VisionTransformer')  # backbones
+VISION_TRANSFORMERS = ('ViT_', 'VisionTransformer')  # backbones
 
 
 def _refused(reason: str, cfg: dict[str, Any], num_classes: int | None = None) -> str:
     return reason
-
-
-def _without_weights(cfg: dict[str, Any], num_classes: int | None = None) -> str | None:
-    if cfg.get('pretrained') is None:
-        return 'PaddleSeg 2.8 builds it from a weights file only; state its pretrained'
-    return None
 
 
 def _other_classes(cfg: dict[str, Any], num_classes: int | None = None) -> str | None:
@@ -62,10 +53,27 @@ def _with_refusal(component: Callable, refusal: Callable[..., str | None]) -> Ca
     return build
 
 
+def _uncertain_points(self: Any, seg_logits: paddle.Tensor,
+                      uncertainty: Callable[[paddle.Tensor], paddle.Tensor]) -> tuple[paddle.Tensor, paddle.Tensor]:
+    """PointHead.get_points_test, in which PaddleSeg 2.8 concatenates numbers, which Paddle does no longer.
+
+    (N, C, H, W) -> the P most uncertain pixels of each image: int64 (N, P), row * W + column, and their centres
+    (x, y) / (W, H), float32 (N, P, 2).
+    """
+    height, width = seg_logits.shape[-2:]
+    number = min(height * width, int(self.subdivision_num_points))
+    indices = paddle.topk(uncertainty(seg_logits).flatten(1), number, axis=1)[1]
+    centres = [(place.astype('float32') + 0.5) / size for place, size in ((indices % width, width),
+                                                                          (indices // width, height))]
+    return indices, paddle.stack(centres, axis=2)
+
+
 @functools.cache
 def paddleseg_models() -> dict[str, Callable]:
     """{name: class} for PaddleSeg's registry of models."""
-    found: dict[str, Callable] = {name: vars(compiled(module))[name] for name, module in MENDED.items()}
+    modules = {name: compiled(module) for name, module in MENDED.items()}
+    modules['PointRend'].PointHead.get_points_test = _uncertain_points  # of the copy; PaddleSeg's own stays
+    found: dict[str, Callable] = {name: vars(module)[name] for name, module in modules.items()}
     found |= {name: type(name, (nn.Layer,), {'refusal': staticmethod(functools.partial(_refused, reason))})
               for name, reason in REFUSED.items()}
     for name, refusal in (('UPerNetViTAdapter', _on_cpu), ('ESPNetV1', _other_classes)):
@@ -75,9 +83,21 @@ def paddleseg_models() -> dict[str, Callable]:
 
 @functools.cache
 def paddleseg_backbones() -> dict[str, Callable]:
-    """{name: function} for PaddleSeg's registry of backbones."""
-    return {name: _with_refusal(component, _without_weights)
-            for name, component in manager.BACKBONES.components_dict.items() if name.startswith(NEED_WEIGHTS)}
+    """{name: function} for PaddleSeg's registry of backbones.
+
+    The vision transformers, which PaddleSeg 2.8 builds from a file of weights only, and so not to be evaluated with
+    other weights, start from their own random initialisation without one.
+    """
+    module = compiled(vision_transformer.__name__)
+
+    class VisionTransformer(module.VisionTransformer):  # type: ignore[name-defined]
+        def init_weight(self) -> None:
+            if self.pretrained is not None:
+                super().init_weight()
+
+    vars(module).update(VisionTransformer=VisionTransformer, paddle=_SafePaddle('paddle'))
+    return {name: vars(module)[name] for name in manager.BACKBONES.components_dict
+            if name.startswith(VISION_TRANSFORMERS)}
 
 
 class _SafePaddle(types.ModuleType):

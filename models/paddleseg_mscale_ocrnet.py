@@ -32,7 +32,8 @@ def of_config(cfg: Mapping[str, Any]) -> type[nn.Layer]:
         return PaddleSegMscaleOCRNet
     backbone = cfg.get('backbone')
     kind = str(backbone.get('type')) if isinstance(backbone, Mapping) else ''
-    ours = '_NV' in kind or kind == 'HRNet' or isinstance(backbone, HRNet) or any(name in cfg for name in (*OURS, 'backbone_indices'))
+    ours = '_NV' in kind or kind == 'HRNet' or isinstance(backbone, HRNet)
+    ours = ours or any(name in cfg for name in (*OURS, 'backbone_indices'))
     return MscaleOCRNet if ours else PaddleSegMscaleOCRNet
 
 
@@ -81,7 +82,7 @@ class PaddleSegMscaleOCRNet(paddleseg.models.MscaleOCRNet):
 def _scaled_by_factor(x: paddle.Tensor, scale: float) -> paddle.Tensor:
     """The image at a scale as PaddleSeg computes it: where height times scale is not an integer, the centres of the
     pixels are placed by the scale, not by the sizes of both images."""
-    return nn.functional.interpolate(x, scale_factor=[scale, scale], mode='bilinear')
+    return nn.functional.interpolate(x, scale_factor=scale, mode='bilinear')
 
 
 class _OwnForm(MscaleOCRNet):
@@ -110,10 +111,10 @@ def _own_backbone(net: Any) -> HRNet | None:
     if not isinstance(net, paddleseg_hrnet.HRNet) or net.has_se or net.align_corners:
         return None
     channels = list(net.stage4_num_channels)
-    blocks = {*net.stage2_num_blocks, *net.stage3_num_blocks, *net.stage4_num_blocks}
-    if channels != [channels[0] * 2**b for b in range(4)] or len(blocks) != 1:
+    blocks = net.stage4_num_blocks[0]
+    if channels != [channels[0] * 2**b for b in range(4)]:
         return None
-    made = HRNet(channels[0], (net.stage2_num_modules, net.stage3_num_modules, net.stage4_num_modules), *blocks,
+    made = HRNet(channels[0], (net.stage2_num_modules, net.stage3_num_modules, net.stage4_num_modules), blocks,
                  (net.stage1_num_blocks[0], net.stage1_num_channels[0]))
     attentive = [layer for layer in net.sublayers() if isinstance(layer, layers.PolarizedSelfAttentionModule)]
     if attentive:

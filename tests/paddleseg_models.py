@@ -9,6 +9,7 @@ RESNET = {'type': 'ResNet18_vd', 'output_stride': 8}
 RESNET50 = {'type': 'ResNet50_vd', 'output_stride': 8}
 HRNET = {'type': 'HRNet_W18_Small_V1'}
 B0 = {'type': 'MixVisionTransformer_B0'}
+VIT = {'type': 'VisionTransformer', 'img_size': 64, 'embed_dim': 32, 'depth': 2, 'num_heads': 4}
 
 RUNS: dict[str, tuple[dict[str, Any], int]] = {
     'OCRNet': ({'backbone': HRNET, 'backbone_indices': [0], 'ocr_mid_channels': 32, 'ocr_key_channels': 16}, 2),
@@ -65,10 +66,27 @@ RUNS: dict[str, tuple[dict[str, Any], int]] = {
     'UPerNet': ({'backbone': RESNET, 'backbone_indices': [0, 1, 2, 3], 'channels': 32}, 1),
     'PortraitNet': ({'backbone': {'type': 'MobileNetV2_x1_0'}}, 1),
     'SegNeXt': ({'backbone': {'type': 'MSCAN_T'}, 'decoder_cfg': {}}, 1),
+    'GSCNN': ({'backbone': RESNET}, 4),
+    'DecoupledSegNet': ({'backbone': RESNET, 'backbone_indices': [0, 3]}, 4),
+    'PointRend': ({'backbone': RESNET, 'backbone_indices': [0, 1, 2, 3], 'fpn_inplanes': [64, 128, 256, 512],
+                   'fpn_outplanes': 16, 'point_in_channels': [16], 'point_out_channels': 16, 'point_num_points': 64,
+                   'PFN_in_channels': [16, 16, 16, 16], 'PFN_channels': 16}, 2),
+    'HRNetW48Contrast': ({'backbone': HRNET, 'bb_channels': 240, 'drop_prob': 0.1, 'proj_dim': 16}, 2),
+    'MaskFormer': ({'backbone': {'type': 'SwinTransformer_tiny_patch4_window7_224_maskformer'}}, 1),
+    'SegmentationTransformer': ({'backbone': VIT, 'backbone_indices': [0, 1], 'head': 'naive'}, 2),
+    'LinearSegmenter': ({'backbone': VIT}, 1),
+    'MaskSegmenter': ({'backbone': VIT, 'h_embed_dim': 32, 'h_depth': 1, 'h_num_heads': 4}, 1),
 }
-# name -> why it is not in RUNS; not refused.
-NOT_TESTED = {
-    'LinearSegmenter': 'its backbone needs a weights file',
-    'MaskSegmenter': 'its backbone needs a weights file',
-    'SegmentationTransformer': 'its backbone needs a weights file',
+# Losses of the models that need others than CrossEntropyLoss: of each output, its name or its parameters.
+LOSSES: dict[str, list[str | dict[str, Any]]] = {
+    'ENCNet': ['CrossEntropyLoss', 'CrossEntropyLoss', 'SECrossEntropyLoss'],
+    'FastFCN': ['CrossEntropyLoss', 'CrossEntropyLoss', 'SECrossEntropyLoss'],
+    'STDCSeg': ['OhemCrossEntropyLoss', 'OhemCrossEntropyLoss', 'OhemCrossEntropyLoss', 'DetailAggregateLoss'],
+    'GSCNN': ['CrossEntropyLoss', 'EdgeAttentionLoss', {'type': 'BCELoss', 'edge_label': True}, 'DualTaskLoss'],
+    'DecoupledSegNet': ['OhemCrossEntropyLoss', 'RelaxBoundaryLoss',
+                        {'type': 'BCELoss', 'weight': 'dynamic', 'edge_label': True},
+                        {'type': 'OhemEdgeAttentionLoss', 'edge_threshold': 0.5}],
+    'PointRend': ['CrossEntropyLoss', 'PointCrossEntropyLoss'],
+    'HRNetW48Contrast': ['CrossEntropyLoss', {'type': 'PixelContrastCrossEntropyLoss', 'max_views': 10}],
+    'MaskFormer': [{'type': 'MaskFormerLoss', 'num_classes': 19}]
 }

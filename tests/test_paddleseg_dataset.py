@@ -129,12 +129,10 @@ def test_a_file_that_does_not_fit_is_named(kind, text, toy, tmp_path, lists):
     assert str(error.value).startswith(f'{image if kind == "no image" else label}: ')
 
 
-@pytest.mark.parametrize('changes, text', [({'edge': True}, 'expected edge: False'),
-                                           ({'train_path': 'nowhere.txt'}, 'nowhere.txt')])
-def test_a_dataset_that_cannot_train_is_one_line(changes, text, toy, tmp_path, lists, capsys):
-    config = config_of_lists(tmp_path / 'lists.yml', toy, lists, **changes)
+def test_a_list_that_is_missing_is_one_line(toy, tmp_path, lists, capsys):
+    config = config_of_lists(tmp_path / 'lists.yml', toy, lists, train_path='nowhere.txt')
     assert run(train.main, '--config', config, '--save_dir', tmp_path / 'run') == 1
-    assert text in capsys.readouterr().err.splitlines()[-1]
+    assert 'nowhere.txt' in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_an_empty_list_is_told(toy, tmp_path, lists, capsys):
@@ -142,3 +140,70 @@ def test_an_empty_list_is_told(toy, tmp_path, lists, capsys):
     config = config_of_lists(tmp_path / 'lists.yml', toy, lists)
     assert run(train.main, '--config', config, '--save_dir', tmp_path / 'run') == 1
     assert 'expected images of mode train in' in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_class_uniform_sampling_is_that_of_our_dataset(toy, monkeypatch):
+    """The same files and crops as CityscapesAutolabeling, with the seeds that it has."""
+    monkeypatch.setattr('datasets.paddleseg_dataset._TRANSFORMS', 3)
+    steps = [T.ResizeStepScaling(0.75, 1.5, 0.25), T.RandomPaddingCrop([32, 32]), T.RandomHorizontalFlip(),
+             T.Normalize()]
+    theirs = adapted(paddleseg.datasets.Cityscapes(steps, str(toy), 'train'), 0.5)
+    ours = CityscapesAutolabeling(steps, str(toy), 'train', coarse_multiple=0, class_uniform=0.5)
+    plain = adapted(paddleseg.datasets.Cityscapes(steps, str(toy), 'train'))
+    for dataset in (theirs, ours, plain):
+        dataset.seed = 3
+    drawn = [(epoch, index) for epoch in range(2) for index in range(6)]
+    assert [theirs.files(*sample) for sample in drawn] == [tuple(ours.files(*sample)) for sample in drawn]
+    assert [theirs.files(*sample) for sample in drawn] != [plain.files(*sample) for sample in drawn]
+    for sample in drawn:
+        assert np.array_equal(theirs[sample]['img'], ours[sample]['img'])
+        assert np.array_equal(theirs[sample]['label'], ours[sample]['label'])
+
+
+def test_class_uniform_sampling_by_the_config(toy, tmp_path, lists, capsys):
+    check_run(config_of_lists(tmp_path / 'lists.yml', toy, lists, class_uniform=0.5), toy, tmp_path, capsys)
+    config = config_of_lists(tmp_path / 'lists.yml', toy, lists, class_uniform=2)
+    assert run(train.main, '--config', config, '--save_dir', tmp_path / 'no') == 1
+    assert "key 'train_dataset.class_uniform': expected a number of at least 0" in capsys.readouterr().err
+
+
+def test_ema_and_accumulation_resume_with_the_same_bits(toy, tmp_path):
+    """Of a network with dropout and auxiliary outputs."""
+    model = {'type': 'PPLiteSeg', 'backbone': {'type': 'STDC1'}, 'arm_out_chs': [16, 16, 16],
+             'seg_head_inter_chs': [16, 16, 16], 'cm_out_ch': 16}
+    config = write_config(tmp_path / 'a.yml', toy, model, 3, options={'ema': 0.9})
+    common = ['--config', config, '--save_interval', 1, '--accum_steps', 2]
+    assert run(train.main, *common, '--save_dir', tmp_path / 'run') is None
+    shutil.copytree(tmp_path / 'run/iter_1', tmp_path / 'again/iter_1')
+    assert run(train.main, *common, '--save_dir', tmp_path / 'again', '--resume', 'auto') is None
+    for name in ('model.pdparams', 'ema_model.pdparams'):
+        first, second = (paddle.load(str(tmp_path / f'{folder}/iter_2/{name}')) for folder in ('run', 'again'))
+        assert all(np.array_equal(np.asarray(first[key]), np.asarray(second[key])) for key in first)
+
+
+@pytest.mark.parametrize('name', ['EG1800', 'SUPERVISELY'])
+def test_labels_are_moved_with_their_images(name, tmp_path):
+    """PaddleSeg 2.8 moves the images of its portrait datasets alone. Images show their labels, white on black."""
+    if name == 'EG1800':
+        folders, lists = ('Images', 'Labels'), {split: f'eg1800_{split}.txt' for split in ('train', 'test')}
+    else:
+        folders = 'a/img', 'a/ann'
+        lists = {split: f'supervisely_face_{split}_easy.txt' for split in ('train', 'test')}
+    label = np.zeros((160, 240), np.uint8)
+    label[20:90, 150:230] = 1
+    for folder, values in zip(folders, (label * 255, label)):
+        (tmp_path / folder).mkdir(parents=True)
+        cv2.imwrite(str(tmp_path / folder / 'x.png'), values)
+    for file in lists.values():
+        (tmp_path / file).write_text('x.png\n' if name == 'EG1800' else 'top/a/img/x.png\n')
+    normalize = T.Normalize(mean=[0, 0, 0], std=[1, 1, 1])
+    moved = [T.RandomAffine(size=(224, 224), translation_offset=40, max_rotation=30), T.RandomHorizontalFlip(1)]
+    scaled = [T.ScalePadding((224, 224), label_padding_value=0), normalize]
+    kind = getattr(paddleseg.datasets, name)
+    for mode, common in (('train', moved), ('val', scaled)):
+        dataset = adapted(kind(common, [normalize], [normalize], str(tmp_path), mode))
+        sample = dataset[(0, 0)]
+        shown = sample['img'].mean(axis=0) > (0.5 if sample['img'].max() <= 1 else 127.5)
+        overlap = (shown & (sample['label'] == 1)).sum() / (shown | (sample['label'] == 1)).sum()
+        # PaddleSeg grows the labels of 70 x 80 pixels by 2 on every side; unmoved they would hardly meet
+        assert sample['img'].shape == (3, 224, 224) and overlap > (70 * 80) / (74 * 84) - 0.1, (mode, overlap)

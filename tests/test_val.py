@@ -141,3 +141,35 @@ def test_weights_whose_logits_overflow_name_the_image(argv, tmp_path, capsys):
     refused(capsys, '_leftImg8bit.png: expected finite logits, found NaN or infinity; check --model_path', *argv)
     refused(capsys, '_leftImg8bit.png: expected finite logits, found NaN or infinity; check --model_path', *argv,
             '--calibration')
+
+
+def test_the_test_config_counts_as_its_flags(argv, tmp_path):
+    """PaddleSeg's val.py takes from test_config what no flag says, its predict.py the sliding window of it."""
+    opts = ['--opts', 'test_config.is_slide=True', 'test_config.crop_size=[64,32]', 'test_config.stride=[32,16]']
+    augmented = ['test_config.aug_eval=True', 'test_config.scales=0.5', 'test_config.flip_horizontal=True']
+    flags_ = ['--is_slide', '--crop_size', 64, 32, '--stride', 32, 16]
+    for name, given, same in (
+            ('slide64x32by32x16', opts, flags_),
+            ('0.5_flip', ['--opts', *augmented], ['--aug_eval', '--scales', 0.5, '--flip_horizontal']),
+            ('slide64x32by64x32', [*flags_[:4], '--stride', 64, 32, *opts], [*flags_[:4], '--stride', 64, 32])):
+        results = []
+        for arguments in (given, same):
+            assert run_script(val.main, *argv, *arguments) is None
+            path = tmp_path / f'evaluation_tiny_{name}.json'
+            results.append(json.loads(path.read_text()))
+            path.unlink()
+        assert results[0]['classes'] == results[1]['classes'] and results[0]['test_time'] == results[1]['test_time']
+    assert results[0]['test_time']['stride_hw'] == [32, 64]
+
+
+def test_prediction_slides_as_the_test_config_says(argv, toy, tmp_path):
+    from inference.segmenter import Segmenter
+
+    opts = ['test_config.is_slide=True', 'test_config.crop_size=[64,32]', 'test_config.stride=[32,16]',
+            'test_config.aug_eval=True', 'test_config.flip_horizontal=True']
+    segment = Segmenter(argv[1], argv[3], backend='paddle', opts=opts)
+    assert segment.predictor.crop_size == (32, 64) and segment.predictor.stride == (16, 32)
+    assert segment.predictor.flips == [()] and segment.predictor.scales == [1.0]
+    image = next((toy / 'leftImg8bit/val').rglob('*.png'))
+    same = Segmenter(argv[1], argv[3], backend='paddle', is_slide=True, crop_size=(64, 32), stride=(32, 16))
+    assert (segment(image).classes == same(image).classes).all()

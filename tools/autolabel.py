@@ -196,6 +196,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         thresholds.check_share('class_budget', args.class_budget)
     jobs = files.find_jobs(args.image_dir, args.save_dir)
     config = Config(args.config, args.opts, with_pretrained=False)
+    vars(args).update(flags.with_test_config(vars(args), config.test_config))
     builder = Builder(config)
     args.model_path = str(local_weights(args.model_path))
     builder.check_weights(Path(args.model_path).parent.parent)

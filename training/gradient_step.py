@@ -64,8 +64,8 @@ class GradientStep:
     def _loss(self, batch: Mapping[str, paddle.Tensor]) -> tuple[paddle.Tensor, dict[str, paddle.Tensor]]:
         with paddle.amp.auto_cast(enable=self._dtype is not None, level='O1', dtype=self._dtype or 'float16'):
             outputs = self._model(batch['img'])
-        self._num_classes = outputs[0].shape[1]
-        return weighted_losses(outputs, batch['label'], self._losses)
+        self._num_classes = outputs[0].shape[1] if isinstance(outputs[0], paddle.Tensor) else 0
+        return weighted_losses(outputs, batch['label'], self._losses, batch.get('edge'))
 
     def _without_sync(self, last: bool) -> contextlib.AbstractContextManager[Any]:
         """Processes exchange gradients once per step, with the last micro-batch."""
@@ -106,6 +106,25 @@ def running_statistics(model: paddle.nn.Layer) -> list[paddle.Tensor]:
 
 def _batch_norms(model: paddle.nn.Layer) -> list[Any]:
     return [layer for layer in model.sublayers() if isinstance(layer, paddle.nn.layer.norm._BatchNormBase)]
+
+
+def refuse_single_values(model: paddle.nn.Layer) -> None:
+    """From here on, UserError where batch norm in training sees one value per channel, as after pooling to 1x1.
+
+    Paddle hands such a value on without normalising it, so that training and evaluation compute different networks.
+    """
+    synchronised = paddle.distributed.get_world_size() > 1
+    for layer in _batch_norms(model):
+        if not (layer._use_global_stats or (synchronised and isinstance(layer, paddle.nn.SyncBatchNorm))):
+            layer.register_forward_pre_hook(_refuse_single_value)
+
+
+def _refuse_single_value(layer: Any, inputs: Sequence[paddle.Tensor]) -> None:
+    channels = layer.weight.shape[0] if layer.weight is not None else inputs[0].shape[1]
+    if layer.training and inputs[0].size == channels:
+        raise UserError(f'--batch_size 1: expected at least 2, found 1 and a batch norm of {channels} channels behind '
+                        f'a pooling to 1x1 ({layer.full_name()}), which has one value per channel then; raise the '
+                        'batch size, or set options.freeze_batch_norm=True')
 
 
 def _with_running_statistics(layer: Any, x: paddle.Tensor) -> paddle.Tensor:

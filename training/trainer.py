@@ -15,7 +15,7 @@ from common.errors import UserError
 from datasets.sampling import EpochStream
 from training import checkpoint, run_log
 from training.ema import EMA
-from training.gradient_step import GradientStep, freeze_batch_norm, running_statistics
+from training.gradient_step import GradientStep, freeze_batch_norm, refuse_single_values, running_statistics
 from training.loader import HANG_SECONDS, training_batches
 from training.signals import StopRequest
 
@@ -52,6 +52,8 @@ class Trainer:
         self.images_per_step = batch_size * accum_steps * self.world_size
         if options.get('freeze_batch_norm'):
             freeze_batch_norm(model)
+        if batch_size == 1:
+            refuse_single_values(model)
         self.gradient_step = GradientStep(model, losses, optimizer, precision)
         self.ema = EMA(model, options['ema']) if options.get('ema') else None
         self.state: dict[str, Any] = {

@@ -16,7 +16,7 @@ def threads() -> int:
 
 
 class EngineExecutor:
-    """An inference.fused_network.Executor of a folder of inference.converted; subclasses run a part, any .onnx in it."""
+    """An inference.fused_network.Executor of a folder of inference.converted; subclasses run a part, an .onnx of it."""
     name = ''
     device = 'CPU'
 

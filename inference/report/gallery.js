@@ -72,7 +72,8 @@
     const key = SORTS[state.sort].of ? SORTS[state.sort] : SORTS[truth ? 'score' : 'confidence'];
     const value = key.of(image);
     const button = make('button', {type: 'button', className: 'open'},
-      make('img', {src: `${image.d}/thumb_${state.thumbs}.jpg`, alt: '', loading: 'lazy', decoding: 'async'}),
+      // `loading` before `src`: in this order alone, Chromium waits in a page that is opened again, too.
+      make('img', {loading: 'lazy', decoding: 'async', src: `${image.d}/thumb_${state.thumbs}.jpg`, alt: ''}),
       make('span', {className: 'words'}, make('span', {className: 'name', textContent: image.n, title: image.n}),
         make('span', {className: 'key', textContent: key.words()}),
         make('span', {className: 'value', textContent: percent(value)}),

@@ -7,7 +7,6 @@ import numpy as np
 import paddle
 import pytest
 import yaml
-from paddleseg.cvlibs import manager
 
 from common.builder import Builder
 from common.config import Config

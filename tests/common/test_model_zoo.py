@@ -3,6 +3,7 @@ import functools
 import hashlib
 import http.server
 import logging
+import shutil
 import subprocess
 import sys
 import threading
@@ -131,3 +132,28 @@ def test_the_zoo_has_what_readers_need():
     for name, entry in yaml.safe_load(model_zoo.ZOO.read_text()).items():
         assert {'url', 'what', 'license'} <= entry.keys(), name
         assert (model_zoo.ZOO.parents[1] / entry['config']).is_file()
+
+
+@pytest.mark.parametrize('name', ['a.tar.gz', 'a.tgz', 'a.tar', 'a.zip'])
+def test_the_weights_of_an_archive_are_unpacked_and_nothing_else(name, tmp_path, monkeypatch):
+    monkeypatch.setenv('MSCALE_CACHE', str(tmp_path / 'cache'))
+    (tmp_path / 'net').mkdir()
+    (tmp_path / 'net/model.pdparams').write_bytes(DATA)
+    (tmp_path / 'net/readme.txt').write_text('text')
+    kind = {'a.tar': 'tar', 'a.zip': 'zip'}.get(name, 'gztar')
+    made = shutil.make_archive(str(tmp_path / 'made'), kind, tmp_path, 'net')
+    shutil.move(made, tmp_path / name)
+    path = model_zoo.local_weights(tmp_path / name)
+    assert path.read_bytes() == DATA and path.parent == tmp_path / 'cache/weights' and path.suffix == '.pdparams'
+    assert model_zoo.local_weights(tmp_path / name) == path and len(list(path.parent.iterdir())) == 1
+
+
+def test_an_archive_that_is_none_or_has_no_weights_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setenv('MSCALE_CACHE', str(tmp_path / 'cache'))
+    (tmp_path / 'broken.tar.gz').write_bytes(b'no archive')
+    with pytest.raises(UserError, match=r'broken\.tar\.gz: expected an archive, found a damaged one'):
+        model_zoo.local_weights(tmp_path / 'broken.tar.gz')
+    (tmp_path / 'net').mkdir()
+    made = shutil.make_archive(str(tmp_path / 'empty'), 'gztar', tmp_path, 'net')
+    with pytest.raises(UserError, match=r'expected an archive with one file of weights \(\*\.pdparams\), found 0'):
+        model_zoo.local_weights(made)

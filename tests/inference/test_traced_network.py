@@ -102,7 +102,8 @@ def test_a_layer_has_the_values_that_paddle_has(layer):
 def create(network, tmp_path, backend, precision='fp32'):
     paddle.save(network.state_dict(), str(tmp_path / 'model.pdparams'))
     network.eval()
-    return traced_network.create(network, tmp_path / 'model.pdparams', {}, backends.executor_of(backend), precision, True)
+    executor = backends.executor_of(backend)
+    return traced_network.create(network, tmp_path / 'model.pdparams', {}, executor, precision, cache=True)
 
 
 @pytest.mark.parametrize('backend', ENGINES)

@@ -9,14 +9,18 @@ from common import registry
 from common.config import Config
 from common.errors import UserError
 from common.paddle2_arithmetic import convert
-from losses import weighted_losses
+from losses import DiceLoss, weighted_losses
+from losses.paddleseg_adapters import WithoutGradient
 from losses.paddleseg_losses import PARAMETERS, REFUSED, paddleseg_losses
 from tests.conftest import ROOT
+from tests.losses import paddleseg_cases as cases
 
 OURS = ('BootstrappedCrossEntropyLoss', 'DiceLoss')
 CLASSES = {'FocalLoss': 2, 'LovaszHingeLoss': 2, 'DetailAggregateLoss': 1}
 ARGUMENTS = {'MultiClassFocalLoss': {'num_class': 5}, 'RMILoss': {'num_classes': 5}, 'OhemCrossEntropyLoss':
              {'min_kept': 100}, 'BootstrappedCrossEntropyLoss': {'min_K': 100, 'loss_th': 0.05}}
+STRUCTURED = {loss: name for name, (loss, _, kind) in cases.CASES.items()
+              if kind in ('edges', 'points', 'embeddings', 'masks', 'two outputs')}  # -> one of its cases
 EPS = 1e-5  # float32 against float64, over a few thousand pixels
 
 
@@ -48,7 +52,8 @@ def names():
 
 
 @pytest.mark.parametrize('void', [0.0, 0.2, 1.0], ids=['no void', 'void', 'all void'])
-@pytest.mark.parametrize('name', [name for name in names() if name not in (*REFUSED, 'MixedLoss')])
+@pytest.mark.parametrize('name', [
+    name for name in names() if name not in (*REFUSED, *STRUCTURED, 'MixedLoss', 'SemanticConnectivityLoss')])
 def test_loss_trains(name, void):
     paddle.seed(0)
     loss = manager.LOSSES[name](**ARGUMENTS.get(name, {}))
@@ -67,6 +72,103 @@ def test_loss_trains(name, void):
     # These look at neighbours, or at the whole image: their gradient at void pixels is not 0 by their definition.
     if gradient.ndim == 4 and name not in ('DetailAggregateLoss', 'DualTaskLoss', 'RMILoss', 'RelaxBoundaryLoss'):
         assert np.abs(gradient.transpose(0, 2, 3, 1)[before == 255]).max(initial=0) == 0
+
+
+def case_loss(name, void):
+    """outputs -> loss of a case of tests.losses.paddleseg_cases."""
+    loss, parameters, kind = cases.CASES[name]
+    labels = paddle.to_tensor(cases.labels(kind, void)[0])
+    spec = {'types': [manager.LOSSES[loss](**parameters)], 'coef': [1]}
+    return lambda outputs: weighted_losses(outputs[:1] if kind != 'two outputs' else outputs, labels, spec)[0]
+
+
+@pytest.mark.parametrize('name', sorted(set(STRUCTURED.values()) - {STRUCTURED['KLLoss']}))
+def test_a_batch_that_is_all_void_is_0(name):
+    kind = cases.CASES[name][2]
+    value, gradients = cases.run(kind, cases.arrays(kind)[0], case_loss(name, 1.0))
+    assert value == 0 and all((gradient == 0).all() for gradient in gradients.values())
+
+
+@pytest.mark.parametrize('loss', [*STRUCTURED, 'CrossEntropyLoss', 'DiceLoss', 'KLLoss'])
+def test_an_output_of_another_kind_is_one_line(loss):
+    parameters = cases.CASES[STRUCTURED[loss]][1] if loss in STRUCTURED else {}
+    logits, labels = batch()
+    output = logits if loss in STRUCTURED else {'seg': logits, 'embed': logits}
+    with pytest.raises(UserError, match=f'^{loss}: expected [^\n]*, found [^\n]*; [^\n]*$'):
+        weighted_losses([output], labels, {'types': [manager.LOSSES[loss](**parameters)], 'coef': [1]})
+
+
+def test_edges_take_the_place_of_labels():
+    logits, labels = batch(1)
+    edges = paddle.to_tensor(np.random.default_rng(1).integers(0, 2, labels.shape).astype(np.uint8))
+    spec = {'types': [manager.LOSSES['BCELoss'](edge_label=True)], 'coef': [1]}
+    total, _ = weighted_losses([logits], labels, spec, edges)
+    z, y = logits.numpy()[:, 0].astype(np.float64), edges.numpy()
+    assert float(total) == pytest.approx((np.logaddexp(0, z) - z * y).mean(), rel=EPS)
+    with pytest.raises(UserError, match='^BCELoss: expected edges for edge_label: True, found a dataset without; set '):
+        weighted_losses([logits], labels, spec)
+
+
+def test_pixel_contrast_of_few_pixels_is_0():
+    """Where no class has more than max_views pixels; PaddleSeg divides by zero there."""
+    learned, _ = cases.arrays('embeddings')
+    labels = paddle.to_tensor(cases.labels('embeddings', 0.2)[0])
+    loss = manager.LOSSES['PixelContrastCrossEntropyLoss'](max_views=100)
+    value, gradients = cases.run('embeddings', learned, lambda outputs: loss(outputs[0], labels))
+    assert value == 0 and (gradients['embed'] == 0).all()
+
+
+def test_a_loss_without_gradient_is_logged_and_told_once(caplog, monkeypatch):
+    monkeypatch.setattr(WithoutGradient, 'told', False)
+    losses = [manager.LOSSES[name]() for name in ('CrossEntropyLoss', 'SemanticConnectivityLoss',
+                                                  'SemanticConnectivityLoss')]
+    assert [record.getMessage().partition(':')[0] for record in caplog.records] == ['SemanticConnectivityLoss']
+    gradients = []
+    for number in (1, 3):
+        logits, labels = batch()
+        total, terms = weighted_losses([logits], labels, {'types': losses[:number], 'coef': [1] * number})
+        total.backward()
+        gradients.append(logits.grad.numpy())
+    assert np.array_equal(*gradients)
+    assert float(total) == pytest.approx(sum(map(float, terms.values())), rel=EPS)
+    assert float(terms['semantic_connectivity_0']) > 0
+
+
+@pytest.mark.parametrize('model, network, smooth', [('ENet', 'type: ENet', 1.0), ('MscaleOCRNet', '', None)])
+def test_dice_is_the_recipes_with_its_network_alone(model, network, smooth, tmp_path):
+    path = tmp_path / 'toy.yml'
+    loss = 'loss: {types: [{type: MixedLoss, losses: [{type: DiceLoss}], coef: [1]}], coef: [1, 1, 1, 1]}\n'
+    path.write_text(f'_base_: {ROOT}/configs/toy.yml\n{loss}' + (f'model: {{_inherited_: false, {network}}}\n'
+                                                                  if network else ''))
+    config = Config(path)
+    assert config.dic['model']['type'] == model
+    part = config.dic['loss']['types'][0]['losses'][0]
+    assert part.get('smooth') == smooth
+    layer = manager.LOSSES['DiceLoss'](**{key: value for key, value in part.items() if key != 'type'})
+    assert isinstance(layer, DiceLoss) == (smooth is None)
+
+
+@pytest.mark.parametrize('edge, fine', [(True, True), (False, False), (None, False)])
+def test_edges_that_a_loss_needs_are_asked_for(edge, fine, tmp_path):
+    path = tmp_path / 'toy.yml'
+    path.write_text(f"""
+_base_: {ROOT}/configs/toy.yml
+train_dataset: {{_inherited_: false, type: Cityscapes, dataset_root: x, transforms: [{{type: Normalize}}]
+                 {'' if edge is None else f', edge: {edge}'}}}
+loss: {{types: [{{type: BCELoss, edge_label: True}}], coef: [1, 1, 1, 1]}}
+""")
+    if fine:
+        assert Config(path).dic['train_dataset']['edge']
+    else:
+        with pytest.raises(UserError, match="key 'train_dataset.edge': expected True, as loss.types.0 has edge_label"):
+            Config(path)
+
+
+@pytest.mark.parametrize('name', ['CrossEntropyLoss', 'DiceLoss'])
+def test_weights_for_other_classes_are_one_line(name):
+    logits, labels = batch()
+    with pytest.raises(UserError, match=f'^{name}: expected 5 numbers in weight, [^\n]*, found 2; '):
+        manager.LOSSES[name](weight=[1.0, 2.0])(logits, labels)
 
 
 def test_every_loss_is_accounted_for():

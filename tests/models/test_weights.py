@@ -1,4 +1,5 @@
 """Strict loading: everything fits or nothing is loaded."""
+import copy
 import logging
 
 import numpy as np
@@ -131,6 +132,7 @@ def test_paddlesegs_ocrnet_starts_the_recipe(paddlesegs_ocrnet, tmp_path, caplog
 def test_biases_before_a_batch_norm_change_nothing(paddlesegs_ocrnet, tmp_path, caplog):
     """PaddleSeg 2.8's head has seven that the network lacks; with them in the means, its head gives the same logits."""
     rng = np.random.default_rng(2)
+    paddlesegs_ocrnet = copy.deepcopy(paddlesegs_ocrnet)
     source = paddlesegs_ocrnet.head
     for name, value in source.state_dict().items():
         if name.endswith(('_conv.bias', '_mean')):

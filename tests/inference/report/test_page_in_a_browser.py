@@ -36,9 +36,9 @@ def page(browser, made):
     browser.errors.clear()
     browser.requests.clear()
     browser.size(1280, 900)
-    browser.open('about:blank')
     browser.open(made[0])
     yield browser
+    browser.open('about:blank')  # what it has said until now is read, and is not the next test's
     assert browser.errors == []
     assert all(address.startswith(('file:', 'data:', 'about:')) for address in browser.requests)
 
@@ -66,8 +66,12 @@ def settled(page, element='document.querySelector("#stage")'):
 
 
 def test_only_what_is_in_view_is_read(page, made):
-    thumbs = [address for address in page.requests if '/thumb_' in address]
-    assert len(thumbs) < 20, 'the gallery is below the window'
+    for _ in range(2):  # also where it is opened again
+        thumbs = [address for address in page.requests if '/thumb_' in address]
+        assert len(thumbs) < 20, 'the gallery is below the window'
+        page.open('about:blank')
+        page.requests.clear()
+        page.open(made[0])
     page.run('scrollTo({top: 1e9, behavior: "instant"})')
     page.wait('document.querySelectorAll(".gallery .open").length === 70')
     assert not [address for address in page.requests if '/pictures/' in address and '/thumb_' not in address]
