@@ -43,6 +43,24 @@ class ProgramOps(OnnxOps):
     def shape(self, x: Known, start: int = 0, stop: int | None = None) -> str:
         return self.put('Shape', x, start=start, **({} if stop is None else {'end': stop}))
 
+    def last(self, x: Known, number: int) -> str:
+        """The last elements of a vector."""
+        return self.put('Slice', x, self.ints(-number), self.ints(2**31 - 1))
+
+    def range(self, length: Known) -> str:
+        """int64 0, 1, ... for a length of shape [1]."""
+        return self.put('Range', np.array(0, np.int64), self.put('Squeeze', length), np.array(1, np.int64))
+
+
+def scalar(value: float, kind: str | None) -> np.ndarray:
+    """A constant of a dtype, float32 if there is none."""
+    return np.array(value, kind or 'float32')
+
+
+def integers(value: Any) -> list[int]:
+    """A constant as a list."""
+    return [int(x) for x in np.ravel(constant(value))]
+
 
 def constant(value: Any) -> np.ndarray:
     """The value, if it is a constant; UserError otherwise."""

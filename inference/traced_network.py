@@ -16,7 +16,7 @@ import paddle
 
 from common.atomic_io import sha256_of, write_atomically
 from common.errors import UserError
-from inference import converted, onnx_writer, paddle_program, program_operations, program_writer
+from inference import converted, onnx_writer, paddle_program, program_layers, program_operations, program_writer
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ def create(model: paddle.nn.Layer, model_path: str | os.PathLike, model_cfg: dic
     name, backend = type(model).__name__, executor.name
     key = converted.key_of(
         sha256_of(model_path), str(model_cfg), str(model), paddle.__version__, onnx.__version__,
-        *map(inspect.getsource, (onnx_writer, paddle_program, program_operations, program_writer)))
+        *map(inspect.getsource, (onnx_writer, paddle_program, program_layers, program_operations, program_writer)))
     references: list[Reference] = []
 
     def refer() -> list[Reference]:

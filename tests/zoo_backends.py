@@ -19,7 +19,7 @@ from common.config import Config
 from common.errors import UserError
 from inference import backends
 from inference.predictor import Predictor
-from tests.paddleseg_models import RUNS
+from tests.paddleseg_models import LOSSES, RUNS
 
 SIZES = ((64, 128), (128, 96), (75, 106))
 ENGINES = ('openvino', 'onnxruntime')
@@ -62,10 +62,11 @@ def write(folder, name, num_classes=19):
             'transforms': [{'type': 'Normalize'}]}
     config = {
         'batch_size': 1, 'iters': 1, 'model': {'type': name, 'num_classes': num_classes, **parameters},
-        'train_dataset': {**data, 'train_path': 'train.txt', 'mode': 'train'},
+        'train_dataset': {**data, 'train_path': 'train.txt', 'mode': 'train', 'edge': True},
         'val_dataset': {**data, 'val_path': 'val.txt', 'mode': 'val'}, 'optimizer': {'type': 'sgd'},
         'lr_scheduler': {'type': 'PolynomialDecay', 'learning_rate': 0.01},
-        'loss': {'types': [{'type': 'CrossEntropyLoss'}], 'coef': [1] * outputs}}
+        'loss': {'types': [loss if isinstance(loss, dict) else {'type': loss}
+                           for loss in LOSSES.get(name, ['CrossEntropyLoss'])], 'coef': [1] * outputs}}
     path = Path(folder) / f'{name}.yml'
     path.write_text(yaml.safe_dump(config))
     paddle.seed(1)
