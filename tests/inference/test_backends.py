@@ -183,8 +183,8 @@ def test_another_network_runs_in_paddle_as_it_is(weights):
             return [x]
 
     builder = Built(Other())
-    with pytest.raises(ValueError, match='found Other, which runs with --backend paddle --precision fp32 only'):
-        backends.create(builder, weights, 'openvino')
+    with pytest.raises(ValueError, match='found Other, which runs with --precision fp32 or --backend openvino'):
+        backends.create(builder, weights, precision='bf16')
 
 
 def test_engines_get_the_threads_of_paddle():
