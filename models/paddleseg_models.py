@@ -72,7 +72,7 @@ def _uncertain_points(self: Any, seg_logits: paddle.Tensor,
 def paddleseg_models() -> dict[str, Callable]:
     """{name: class} for PaddleSeg's registry of models."""
     modules = {name: compiled(module) for name, module in MENDED.items()}
-    modules['ISANet'].paddle = _JoiningPaddle('paddle')
+    vars(modules['ISANet'])['paddle'] = _JoiningPaddle('paddle')
     modules['PointRend'].PointHead.get_points_test = _uncertain_points  # of the copy; PaddleSeg's own stays
     found: dict[str, Callable] = {name: vars(module)[name] for name, module in modules.items()}
     found |= {name: type(name, (nn.Layer,), {'refusal': staticmethod(functools.partial(_refused, reason))})
