@@ -2,9 +2,10 @@
 
     python -m benchmarks.quantisation --config configs/toy.yml --model_path output/demo/iter_320/model.pdparams
 
-Each row is an export of export.py, run as its check runs it: ONNX by ONNX Runtime, on the CPU. `equal` is the share of
-pixels with the class of the fp32 network of the same format, `x s` the time relative to it, over the validation images.
-The last line is the table as JSON.
+Each row is an export of export.py with --output logits, run as its check runs it: ONNX by ONNX Runtime, on the CPU.
+Where the config resizes the images, the logits are resized back, as val.py does. `equal` is the share of pixels with
+the class of the fp32 network of the same format, `x s` the time relative to it, over the validation images. The last
+line is the table as JSON.
 """
 import argparse
 import importlib
@@ -30,10 +31,13 @@ def main() -> None:
     import export
     from common import cli
     cli.start_paddle()
+    import paddle
+
     from common.builder import Builder
     from common.config import Config
     from common.export_table import FORMATS
     from inference import evaluator
+    from inference.predictor import Predictor
 
     dataset = Builder(Config(args.config, args.opts, with_pretrained=False)).val_dataset
     images = ['--calibration_images', args.calibration_images] if args.calibration_images else []
@@ -44,17 +48,25 @@ def main() -> None:
             for precision in ('fp32', 'int8'):
                 folder = Path(temporary) / f'{name}_{precision}'
                 export.main(['--config', args.config, '--model_path', args.model_path, '--save_dir', str(folder),
-                             '--format', name, '--precision', precision, '--calibration_count', args.calibration_count,
+                             '--format', name, '--precision', precision, '--output', 'logits',
+                             '--calibration_count', args.calibration_count,
                              *(images if precision == 'int8' else []), *(['--opts', *args.opts] if args.opts else [])])
-                run = importlib.import_module(FORMATS[name].module).load(folder)
+                run, seconds = importlib.import_module(FORMATS[name].module).load(folder), 0.0
                 run(dataset[0]['img'][None])
-                found, seconds = classes.setdefault(precision, []), 0.0
+                found = classes.setdefault(precision, [])
 
-                def predict(sample: Mapping[str, Any], run: Any = run, found: list[np.ndarray] = found) -> np.ndarray:
+                def network(x: Any, run: Any = run) -> list[Any]:
                     nonlocal seconds
                     start = time.perf_counter()
-                    found.append(run(sample['img'][None])[0])
+                    logits = run(x.numpy())
                     seconds += time.perf_counter() - start
+                    return [paddle.to_tensor(logits)]
+
+                predictor = Predictor(network)
+
+                def predict(sample: Mapping[str, Any], found: list[np.ndarray] = found,
+                            predictor: Predictor = predictor) -> np.ndarray:
+                    found.append(predictor(sample))
                     return found[-1]
 
                 miou = evaluator.evaluate(predict, dataset)['miou']

@@ -14,19 +14,24 @@ from models.mscale_ocrnet import MscaleOCRNet
 from models.operations import Value
 
 
-def logits_and_attention(ops: Any, model: MscaleOCRNet, branches: Sequence[Value],
-                         attend: bool) -> tuple[Value, Value | None]:
+def logits_and_attention(ops: Any, model: MscaleOCRNet, branches: Sequence[Value], attend: bool,
+                         rearranged: Any | None = None) -> tuple[Value, Value | None]:
     """The four branches of the backbone, each (1, C_b, h_b, w_b) -> logits (1, K, h, w) and attention (1, 1, h, w).
 
-    Both at the resolution of the finest branch and in full precision; attention is None without `attend`.
+    Both at the resolution of the finest branch and in full precision; attention is None without `attend`. rearranged:
+    an inference.export.rearranged_head.RearrangedHead, for the layers that it has.
     """
     layers = model.ocrnet.head.layers()
-    finest, *coarser = branches
-    features = ops.concat([finest, *(ops.resize(x, finest) for x in coarser)])
-    del branches, finest, coarser
-    aux = _classified(ops, layers.aux_classifier, ops.conv_bn(layers.aux, features))
-    pixels = ops.conv_bn(layers.pixels, features)
-    del features
+    if rearranged is None:
+        finest, *coarser = branches
+        features = ops.concat([finest, *(ops.resize(x, finest) for x in coarser)])
+        del branches, finest, coarser
+        aux = _classified(ops, layers.aux_classifier, ops.conv_bn(layers.aux, features))
+        pixels = ops.conv_bn(layers.pixels, features)
+        del features
+    else:
+        aux, pixels = rearranged.features(ops, branches)
+        aux = _classified(ops, layers.aux_classifier, aux)
     share = ops.softmax(ops.flat(ops.full_precision(aux)), axis=1)
     regions = ops.matmul(ops.flat(ops.full_precision(pixels)), share, transpose_y=True)  # (C, K)
     objects = ops.vectors(ops.cast_as(regions, pixels))
@@ -42,7 +47,8 @@ def logits_and_attention(ops: Any, model: MscaleOCRNet, branches: Sequence[Value
     values = ops.flat(ops.conv(ops.conv_bn(layers.value, objects), *ops.folded(layers.context)))
     context = ops.like(ops.relu(ops.matmul(values, ops.cast_as(mix, pixels))), pixels)
     del mix
-    ocr = ops.conv_bn(layers.join, ops.concat([context, pixels]))
+    ocr = rearranged.joined(ops, context, pixels) if rearranged else \
+        ops.conv_bn(layers.join, ops.concat([context, pixels]))
     del context, pixels
     logits = ops.full_precision(_classified(ops, layers.classifier, ocr))
     if not attend:

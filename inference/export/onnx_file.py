@@ -20,7 +20,7 @@ def write(model: MscaleOCRNet, settings: Settings, metadata: Mapping[str, str], 
 
     calibration: inputs of the network, for int8.
     """
-    graph = onnx_graph.build(model, settings, metadata)
+    graph = onnx_graph.build(model, settings, metadata, rearranged=settings.precision == 'fp32')
     if settings.precision == 'int8':
         graph = quantisation.quantised(graph, calibration)
     write_atomically(folder / MODEL, graph.SerializeToString())

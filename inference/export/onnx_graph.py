@@ -8,13 +8,16 @@ from onnx import helper
 
 from common.errors import UserError
 from inference.export import whole
+from inference.export.rearranged_head import RearrangedHead
 from inference.export.scaled_sizes import as_fraction, sides_at
 from inference.onnx_writer import OPSET, OnnxOps
+from inference.row_strips import bilinear_rows
 from models.layers import scaled_size
 from models.mscale_ocrnet import MscaleOCRNet
 
 IR_VERSION = 9
 Size = tuple[int, int] | str  # (H, W), or the name of an int64 (2,) value where it is known at run time only
+LAST = (1 << 31) - 1  # an end after the last element
 BACKWARDS = -(1 << 31) + 1  # an end before the first element, within 32 bits
 KEEPS = ('Add', 'Sub', 'Mul', 'Relu', 'Sigmoid', 'Cast', 'Softmax', 'Slice')  # the size of their first input
 
@@ -31,6 +34,9 @@ class WholeOps(OnnxOps):
         self._shapes: dict[str, tuple[int, ...]] = {}  # of weights
         self._images: dict[str, tuple[int, Size | None]] = {}  # (channels, size) of (1, C, H, W) values
         self._tables: dict[float, str] = {}
+        self._matrices: dict[tuple[Any, ...], str] = {}
+        self._biases: dict[str, np.ndarray] = {}
+        self._read: set[str] = set()  # those of a convolution
 
     def take(self, name: str, channels: int, size: Size | None) -> str:
         """An input that is an image."""
@@ -42,11 +48,12 @@ class WholeOps(OnnxOps):
         if kind == 'Conv':
             _, size = self._images[inputs[0]]
             out, _, *kernel = self._shapes[inputs[1]]
+            strides = attributes.get('strides', [1, 1])
             if isinstance(size, tuple):
-                stride, (top, left, bottom, right) = attributes['strides'][0], attributes['pads']
+                stride, (top, left, bottom, right) = strides[0], attributes['pads']
                 size = ((size[0] + top + bottom - kernel[0]) // stride + 1,
                         (size[1] + left + right - kernel[1]) // stride + 1)
-            elif attributes['strides'] != [1, 1]:
+            elif strides != [1, 1]:
                 size = None
             self._images[y] = out, size
         elif kind in KEEPS and inputs[0] in self._images:
@@ -65,7 +72,20 @@ class WholeOps(OnnxOps):
     def _stored(self, array: np.ndarray) -> str:
         name = super().tensor(array)
         self._shapes[name] = array.shape
+        if array.ndim == 1:
+            self._biases[name] = array
         return name
+
+    def conv(self, x: str, weight: np.ndarray | str, bias: np.ndarray | str | None = None, stride: int = 1,
+             padding: int | Sequence[int] = (0, 0), add: str | None = None, relu: bool = False) -> str:
+        """As OnnxOps; weights are stored once for all scales, biases for each: OpenVINO adds one within the convolution
+        only if nothing else reads it.
+        """
+        if bias is not None:
+            bias = self.weight(bias)
+            bias = self._stored(self._biases[bias]) if bias in self._read else bias
+            self._read.add(bias)
+        return super().conv(x, weight, bias, stride, padding, add, relu)
 
     # -------------------------------- sizes
 
@@ -106,6 +126,69 @@ class WholeOps(OnnxOps):
 
     def resize(self, x: str, like: str) -> str:
         return self.resize_to(x, self.size(like))
+
+    def resize_width(self, x: str, like: str) -> str:
+        own, other = self.size(x), self.size(like)
+        if isinstance(own, tuple) and isinstance(other, tuple):
+            size: Size = (own[0], other[1])
+        else:
+            sides = (self.node('Gather', str(name), self.ints(axis)) for axis, name in enumerate((own, other)))
+            size = self.node('Concat', *sides, axis=0)
+        y = self.resize_to(x, size)
+        self.channels[y] = self._images[x][0]
+        return y
+
+    def enlarged_rows(self, xs: Sequence[str], like: str, shifts: Sequence[int]) -> str:
+        """Sum of images (1, C, r, W), enlarged to the rows of `like`, which is as wide, and moved up by shifts.
+
+        Row i of the n-th enlarged image becomes row i - shifts[n modulo len(shifts)]; what is outside is 0.
+        """
+        size, channels = self.size(like), self._images[xs[0]][0]
+        sizes = [self.size(x) for x in xs[::len(shifts)]]
+        key = (size, *sizes, *shifts)
+        if key not in self._matrices:
+            matrices = [self._shifted(own, size, shifts) for own in sizes]
+            known = [matrix for matrix in matrices if not isinstance(matrix, str)]
+            self._matrices[key] = self._stored(np.concatenate(known, axis=1)) if known else \
+                self.node('Concat', *matrices, axis=1)
+        y = self.mix_rows(self._matrices[key], xs)
+        self._images[y] = channels, size
+        return y
+
+    def _shifted(self, own: Size, size: Size, shifts: Sequence[int]) -> Any:
+        """(R, r times the number of shifts), which enlarges r rows to R: an array where the sizes are known."""
+        if isinstance(own, tuple) and isinstance(size, tuple):
+            padded = np.pad(bilinear_rows(own[0], size[0]), [(1, 1), (0, 0)])
+            return np.concatenate([padded[1 + shift:1 + shift + size[0]] for shift in shifts], axis=1)
+        low, high = (self.node('Gather', str(name), self._scalar(0)) for name in (own, size))
+        matrix = self._enlarging(low, high)
+        if tuple(shifts) == (0,):
+            return matrix
+        padded = self.node('Pad', matrix, self.ints(1, 0, 1, 0))
+        return self.node('Concat', *(self._slice(padded, 0, 1 + shift, shift - 1 or LAST) for shift in shifts), axis=1)
+
+    def _scalar(self, number: int) -> str:
+        if ('scalar', number) not in self._matrices:
+            self._matrices['scalar', number] = self._stored(np.array(number, np.int64))
+        return self._matrices['scalar', number]
+
+    def _enlarging(self, low: str, high: str) -> str:
+        """bilinear_rows of numbers of rows that are known at run time only, int64 scalars."""
+        def real(x: str) -> str:
+            return self.node('Cast', x, to=onnx.TensorProto.FLOAT)
+
+        zero, one, two = map(self._scalar, (0, 1, 2))
+        rows, columns = (self.node('Range', zero, number, one) for number in (high, low))
+        # A row is at ((2 row + 1) low - high) / (2 high), within the first and the last one; in integers, since float32
+        # has not enough digits for it.
+        double = self.node('Mul', high, two)
+        place = self.node('Sub', self.node('Mul', self.node('Add', self.node('Mul', rows, two), one), low), high)
+        last = self.node('Mul', double, self.node('Sub', low, one))
+        place = self.node('Unsqueeze', self.node('Min', self.node('Max', place, zero), last), self.ints(1))
+        whole = self.node('Div', place, double)
+        part = self.node('Div', real(self.node('Sub', place, self.node('Mul', whole, double))), real(double))
+        apart = self.node('Abs', self.node('Add', real(self.node('Sub', whole, columns)), part))
+        return self.relu(self.node('Sub', self._stored(np.array(1, np.float32)), apart))
 
     def like(self, x: str, other: str) -> str:
         channels, size = self._images[other][0], self.size(other)
@@ -161,11 +244,16 @@ class WholeOps(OnnxOps):
         return self.node('Cast', x, to=onnx.TensorProto.UINT8)
 
 
-def build(model: MscaleOCRNet, settings: whole.Settings, metadata: Mapping[str, str]) -> onnx.ModelProto:
-    """A model in evaluation mode with these settings as one graph, checked; metadata: its metadata_props."""
+def build(model: MscaleOCRNet, settings: whole.Settings, metadata: Mapping[str, str],
+          rearranged: bool = False) -> onnx.ModelProto:
+    """A model in evaluation mode with these settings as one graph, checked; metadata: its metadata_props.
+
+    rearranged: with inference.export.rearranged_head, for engines that compute in float32.
+    """
     ops = WholeOps(half=settings.precision == 'fp16')
     height, width = settings.size or ('H', 'W')
-    found = whole.network(ops, model, ops.take('image', 3, settings.size), settings)
+    found = whole.network(ops, model, ops.take('image', 3, settings.size), settings,
+                          RearrangedHead(model) if rearranged else None)
     ops.nodes[-1].output[0] = settings.output  # of the node that has written `found`
     assert found.startswith(ops.nodes[-1].op_type.lower())
     kinds = onnx.TensorProto

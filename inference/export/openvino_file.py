@@ -19,7 +19,8 @@ def write(model: MscaleOCRNet, settings: Settings, metadata: Mapping[str, str], 
     """As inference.export.onnx_file. fp16: of the weights in the file; what computes decides on its own precision."""
     import openvino
 
-    graph = onnx_graph.build(model, dataclasses.replace(settings, precision='fp32'), {})
+    graph = onnx_graph.build(model, dataclasses.replace(settings, precision='fp32'), {},
+                             rearranged=settings.precision == 'fp32')
     if settings.precision == 'int8':
         graph = quantisation.quantised(graph, calibration)
     converted = shared_core().read_model(graph.SerializeToString())

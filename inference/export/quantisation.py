@@ -10,7 +10,7 @@ import json
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,6 +36,8 @@ FLOAT = ('resizing', 'concatenation', 'softmax', 'products with object regions',
 # Unsqueeze: NNCF would quantise their inputs instead of those of the convolutions after them, where ONNX Runtime looks.
 FLOAT_TYPES = ('Resize', 'Concat', 'Unsqueeze', 'Softmax', 'MatMul', 'Sigmoid')
 
+Transform = Callable[[dict[str, Any]], dict[str, Any]]
+
 
 class Images(NamedTuple):
     """folder: of --calibration_images; None: the images of the config. most: to calibrate on."""
@@ -59,10 +61,11 @@ def check_packages() -> None:
                             'requirements-int8.txt')
 
 
-def choose(images: Images, builder: Any) -> Chosen:
+def choose(images: Images, builder: Any, resizing: Sequence[Transform] = ()) -> Chosen:
     """Seeded windows of images: from the folder; without one, training images to calibrate on, others to check with.
 
-    builder: common.builder.Builder. Those to check with are never calibrated on.
+    builder: common.builder.Builder. Those to check with are never calibrated on. resizing: the transforms of the
+    validation images without Normalize, so that the images have the size at which the network sees them.
     """
     rng = np.random.default_rng(SEED)
     if images.folder is None:
@@ -78,8 +81,8 @@ def choose(images: Images, builder: Any) -> Chosen:
     if not (calibration and held_out):
         raise UserError(f'--calibration_images: expected an image to calibrate on and another one to check with, found '
                         f'{len(calibration)} in {source} and {len(held_out)} in {check_source}; add images')
-    chosen = Chosen([_window(path, WINDOW, rng) for path in calibration],
-                    [_window(path, CHECKED_WINDOW, rng) for path in held_out], source, check_source)
+    chosen = Chosen([_window(path, WINDOW, rng, resizing) for path in calibration],
+                    [_window(path, CHECKED_WINDOW, rng, resizing) for path in held_out], source, check_source)
     logger.info('int8: calibrate on %s windows of up to %sx%s of %s, check on %s others of %s, seed %s; in float32: '
                 '%s', len(chosen.calibration), *WINDOW, source, len(chosen.held_out), check_source, SEED,
                 ', '.join(FLOAT))
@@ -96,9 +99,12 @@ def _files(builder: Any, section: str) -> list[Path]:
         raise UserError(f'{error}; or name other images by --calibration_images DIR') from None
 
 
-def _window(path: Path, size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+def _window(path: Path, size: tuple[int, int], rng: np.random.Generator, resizing: Sequence[Transform]) -> np.ndarray:
     """uint8 (h, w, 3) RGB at a random place of an image."""
-    image = read_image(path)
+    sample: dict[str, Any] = {'img': read_image(path), 'trans_info': []}
+    for step in resizing:
+        sample = step(sample)
+    image = sample['img']
     top, left = (int(rng.integers(max(0, side - most) + 1)) for side, most in zip(image.shape, size))
     return np.ascontiguousarray(image[top:top + size[0], left:left + size[1], ::-1])
 
@@ -115,6 +121,7 @@ def quantised(graph: onnx.ModelProto, inputs: Sequence[np.ndarray]) -> onnx.Mode
     """A graph of inference.export.onnx_graph for any size in int8, calibrated on these inputs; checked."""
     os.environ.setdefault('NNCF_CI', '1')  # it reports each use to its makers, where openvino_telemetry is installed
     import nncf
+    from nncf.quantization.advanced_parameters import OverflowFix
 
     logging.getLogger('nncf').setLevel(logging.ERROR)  # nncf.set_log_level would quieten everybody's handlers
     for node in graph.graph.node:
@@ -126,8 +133,10 @@ def quantised(graph: onnx.ModelProto, inputs: Sequence[np.ndarray]) -> onnx.Mode
             preset=nncf.QuantizationPreset.MIXED,
             # Not validated: with one scale there is no sigmoid.
             ignored_scope=nncf.IgnoredScope(names=float_nodes(graph.graph), types=list(FLOAT_TYPES), validate=False),
-            # It would add the correction of a bias once per scale to the one bias that the scales share.
-            advanced_parameters=nncf.AdvancedQuantizationParameters(disable_bias_correction=True))
+            advanced_parameters=nncf.AdvancedQuantizationParameters(
+                # Weights within 64 in place of 127: processors without VNNI add two products of an 8-bit activation and
+                # a weight in 16 bits, and 2 * 255 * 64 is what fits. The correction of biases was not measured.
+                overflow_fix=OverflowFix.ENABLE, disable_bias_correction=True))
     del found.metadata_props[:]
     helper.set_model_props(found, metadata)
     onnx.checker.check_model(found, full_check=True)

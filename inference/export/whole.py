@@ -1,6 +1,7 @@
 """The whole network as one computation: preprocessing, all scales, their fusion, flip, argmax; for any operations.
 
-The formula is MscaleOCRNet.hierarchy's, the head inference.plain_head's. `ops` are those of inference.onnx_writer or
+The formula is MscaleOCRNet.hierarchy's, the head inference.plain_head's, with or without
+inference.export.rearranged_head. `ops` are those of inference.onnx_writer or
 inference.paddle_operations with a few more: sizes of images that may be known or not, and what comes before and after
 the network (inference.export.onnx_graph, inference.export.paddle_program).
 """
@@ -33,26 +34,26 @@ class Settings:
     std: tuple[float, ...] = ()
 
 
-def network(ops: Any, model: MscaleOCRNet, image: Value, settings: Settings) -> Value:
-    """The output of a model with these settings for an image, an input of `ops`."""
+def network(ops: Any, model: MscaleOCRNet, image: Value, settings: Settings, head: Any | None = None) -> Value:
+    """The output of a model with these settings for an image, an input of `ops`. head: a RearrangedHead or None."""
     x = ops.normalised(image, settings.mean, settings.std) if settings.preprocessing else image
-    logits = hierarchy(ops, model, x, model.n_scales)
+    logits = hierarchy(ops, model, x, model.n_scales, head)
     if settings.flip:
-        mirrored = hierarchy(ops, model, ops.mirrored(x), model.n_scales)
+        mirrored = hierarchy(ops, model, ops.mirrored(x), model.n_scales, head)
         logits = ops.times(ops.add(logits, ops.mirrored(mirrored)), 0.5)
     if settings.output == 'classes':
         return ops.classes(logits, whole=not settings.preprocessing)
     return ops.softmax(logits, axis=1) if settings.output == 'probabilities' else logits
 
 
-def hierarchy(ops: Any, model: MscaleOCRNet, x: Value, scales: Sequence[float]) -> Value:
+def hierarchy(ops: Any, model: MscaleOCRNet, x: Value, scales: Sequence[float], head: Any | None) -> Value:
     """(1, 3, H, W) -> logits (1, K, H, W)."""
     size = ops.size(x)
     highest, *lower = sorted(scales, reverse=True)
-    total, _ = _one_scale(ops, model, x, ops.scaled_size(size, highest), attend=False)
+    total, _ = _one_scale(ops, model, x, ops.scaled_size(size, highest), False, head)
     for scale in lower:
         scaled = ops.scaled_size(size, scale)
-        logits, attention = _one_scale(ops, model, x, scaled, attend=True)
+        logits, attention = _one_scale(ops, model, x, scaled, True, head)
         if scale >= 1:  # attention * logits + (1 - attention) * total
             total = ops.resize_to(total, scaled)
             total = ops.add(ops.multiply(ops.subtract(logits, total), attention), total)
@@ -63,8 +64,9 @@ def hierarchy(ops: Any, model: MscaleOCRNet, x: Value, scales: Sequence[float]) 
     return total
 
 
-def _one_scale(ops: Any, model: MscaleOCRNet, x: Value, size: Any, attend: bool) -> tuple[Value, Value | None]:
+def _one_scale(ops: Any, model: MscaleOCRNet, x: Value, size: Any, attend: bool,
+               head: Any | None) -> tuple[Value, Value | None]:
     """Logits and attention of the image at this size, at this size."""
     branches = model.ocrnet.backbone.walk(ops, ops.working_precision(ops.resize_to(x, size)))
-    logits, attention = plain_head.logits_and_attention(ops, model, branches, attend)
+    logits, attention = plain_head.logits_and_attention(ops, model, branches, attend, head)
     return ops.resize_to(logits, size), None if attention is None else ops.resize_to(attention, size)

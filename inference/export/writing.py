@@ -65,7 +65,7 @@ def export(builder: Any, weights: Path, save_dir: Path, format_name: str, settin
         metadata = description.metadata(builder.labels, scales, settings, digest)
         photographs: list[np.ndarray] = []
         if settings.precision == 'int8':
-            taken = quantisation.choose(images, builder)
+            taken = quantisation.choose(images, builder, _others(builder))
             photographs = taken.held_out
             metadata.update(quantisation.description(taken))
             files = module.write(model, settings, metadata, folder, [
@@ -95,6 +95,10 @@ def _check(builder: Any, weights: Path, load: Any, folder: Path, settings: Setti
 
 def _normalise(builder: Any) -> Compose:
     return Compose([step for step in builder.val_transforms if isinstance(step, paddleseg.transforms.Normalize)])
+
+
+def _others(builder: Any) -> list[Any]:
+    return [step for step in builder.val_transforms if not isinstance(step, paddleseg.transforms.Normalize)]
 
 
 def _with_normalisation(settings: Settings, builder: Any) -> Settings:

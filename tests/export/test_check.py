@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from inference import plain_head
-from inference.export import check, onnx_graph, whole
+from inference.export import check, onnx_graph, rearranged_head, whole
 from inference.export.whole import Settings
 from tests.export import networks
 
@@ -125,7 +125,7 @@ def as_bgr(self, image, mean, std, normalised=onnx_graph.WholeOps.normalised):
     return normalised(self, image, mean[::-1], std[::-1])
 
 
-def without_attention(ops, model, x, scales):
+def without_attention(ops, model, x, scales, head):
     """All scales with the same weight."""
     size = ops.size(x)
     ones = [ops.resize_to(logits_of_one_scale(ops, model, x, ops.scaled_size(size, scale)), size) for scale in scales]
@@ -144,6 +144,7 @@ MISTAKES = {
     'a sum without its other terms': (onnx_graph.WholeOps, 'sum', lambda self, terms: terms[0], Settings()),
     'normalised as BGR': (onnx_graph.WholeOps, 'normalised', as_bgr, Settings(preprocessing=True)),
     'fused without attention': (whole, 'hierarchy', without_attention, Settings()),
+    'rows moved the wrong way': (rearranged_head, 'ROWS', (1, 0, -1), Settings()),
     'not mirrored': (onnx_graph.WholeOps, 'mirrored', lambda self, x: x, Settings(flip=True))}
 
 
@@ -156,8 +157,8 @@ def test_mistakes_are_found(monkeypatch, mistake, output):
     model = networks.network([0.5, 1.0, 1.5])
     cases = check.cases(model, settings, lambda sample: {'img': networks.normalised(sample['img'][..., ::-1])[0]})
     monkeypatch.setattr(place, name, instead)
-    session = onnxruntime.InferenceSession(onnx_graph.build(model, settings, {}).SerializeToString(), None,
-                                           ['CPUExecutionProvider'])
+    graph = onnx_graph.build(model, settings, {}, rearranged=True)
+    session = onnxruntime.InferenceSession(graph.SerializeToString(), None, ['CPUExecutionProvider'])
 
     def run(image):
         return session.run(None, {'image': image})[0]

@@ -59,6 +59,7 @@ def test_convolutions_take_8_bits(graphs):
         if quantised[0]:
             weight, scale = (numpy_helper.to_array(stored[name]) for name in sources[1].input[:2])
             assert weight.dtype == np.int8 and scale.shape == weight.shape[:1]
+            assert 2 * 255 * np.abs(weight.astype(int)).max() < 1 << 15  # without VNNI the sum of two has 16 bits
             assert found[sources[0].input[0]].op_type == 'QuantizeLinear'
     # At two scales: classifier and auxiliary classifier; at the lower one, the attention's last.
     assert kinds[False] == 2 * 2 + 1 and kinds[True] > 80
@@ -197,6 +198,17 @@ def test_images_of_a_folder(photographs):
     assert (numbers(again.calibration), numbers(again.held_out)) == (calibration, held_out)
     rest = quantisation.choose(Images(str(photographs), 32), None)
     assert sorted(numbers(rest.calibration) + numbers(rest.held_out)) == list(range(12))
+
+
+def test_images_have_the_size_of_the_network(photographs):
+    """Transforms of the validation images that resize come before the window."""
+    from paddleseg.transforms import Resize
+
+    chosen = quantisation.choose(Images(str(photographs), 4), None, [Resize(target_size=(10, 150))])  # w, h
+    assert {image.shape for image in chosen.calibration + chosen.held_out} == {(150, 10, 3)}
+    chosen = quantisation.choose(Images(str(photographs), 4), None, [Resize(target_size=(30, 400))])
+    assert {image.shape for image in chosen.calibration} == {(256, 30, 3)}
+    assert all(image.dtype == np.uint8 and image[0, 0, 0] == 100 for image in chosen.calibration)
 
 
 @pytest.mark.parametrize('opts', [[], ['train_dataset.add_val=True']], ids=['train', 'trainval'])
