@@ -64,7 +64,7 @@ class Config(paddleseg.cvlibs.Config):
     @staticmethod
     def _complete_dice(dic: dict[str, Any]) -> None:
         """DiceLoss is the recipe's with the recipe's network, and PaddleSeg's, which `smooth` says, with any other."""
-        if dic['model']['type'] != 'MscaleOCRNet':
+        if not registry.is_the_recipes(dic['model']):
             for loss in dic['loss']['types']:
                 for part in loss.get('losses', [loss]):  # of a MixedLoss
                     if part['type'] == 'DiceLoss' and 'weight' not in part:

@@ -13,11 +13,14 @@ from typing import Any, ClassVar
 
 import paddle
 
+# The last two while Paddle 2.6 and Paddle 3 trace.
+TENSORS: tuple[Any, ...] = (paddle.Tensor, paddle.static.Variable, paddle.pir.Value)
+
 
 def convert(function: Callable[[Any, Any], Any], a: Any, b: Any) -> Any:
     """function(a, b); of two tensors the integer or boolean one takes the dtype of the other, if that is float, and a
     boolean one that of an integer."""
-    if isinstance(a, paddle.Tensor) and isinstance(b, paddle.Tensor) and a.dtype != b.dtype:
+    if isinstance(a, TENSORS) and isinstance(b, TENSORS) and a.dtype != b.dtype:
         if _rank(a) < _rank(b):
             a = a.astype(b.dtype)
         elif _rank(b) < _rank(a):
@@ -27,7 +30,8 @@ def convert(function: Callable[[Any, Any], Any], a: Any, b: Any) -> Any:
 
 def _rank(x: paddle.Tensor) -> int:
     """0 for boolean, 1 for integers, 2 for floating point."""
-    return 2 if x.is_floating_point() else int(x.dtype != paddle.bool)
+    kind = str(x.dtype).rpartition('.')[2].lower()
+    return 2 if 'float' in kind else int(kind != 'bool')
 
 
 def _class_ids(x: paddle.Tensor) -> paddle.Tensor:
@@ -76,3 +80,8 @@ def compiled(module: str) -> types.ModuleType:
                            _convert=convert, _class_ids=_class_ids, __package__=module.rpartition('.')[0])
     exec(compile(tree, spec.origin, 'exec'), result.__dict__)
     return result
+
+
+def is_compiled(component: type) -> bool:
+    """Whether a class comes from `compiled`: Paddle's tracer would read its source, which lacks that arithmetic."""
+    return any('_convert' in getattr(function, '__globals__', ()) for function in vars(component).values())

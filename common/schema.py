@@ -101,10 +101,11 @@ class Checker:
         if name not in known:
             self.fail((*keys, 'type'), f'expected a registered type, found {cfg["type"]!r}; '
                                        f'{nearest(cfg["type"], known)}')
-        refusal = getattr(known[name], 'refusal', None)
+        component = known[name].of_config(cfg) if hasattr(known[name], 'of_config') else known[name]
+        refusal = getattr(component, 'refusal', None)
         if refusal is not None and (reason := refusal(cfg, self.num_classes)):
             self.fail((*keys, 'type'), f'expected a type that runs here, found {name}: {reason}; see docs/paddleseg.md')
-        found, others = parameters_of(known[name])
+        found, others = parameters_of(component)
         parameters = [p for p in found.values() if p.name not in extra]
         given = {key: value for key, value in cfg.items() if key != 'type'}
         if not others:

@@ -6,9 +6,11 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -27,13 +29,28 @@ OBJECTS, SIZES = 'objects.npz', 'sizes.json'
 
 @contextmanager
 def converted(model: MscaleOCRNet, model_path: str | os.PathLike, cache: bool) -> Iterator[Path]:
-    """A folder with the parts of inference.onnx_writer as .onnx and OBJECTS, for a model with these weights.
+    """A folder with the parts of inference.onnx_writer as .onnx and OBJECTS, for a model with these weights; as `kept`.
+    """
+    with kept(_key(model, model_path), partial(_write, model, model_path), model_path, cache) as folder:
+        del model  # so that the caller can free its memory inside the context
+        yield folder
+
+
+def _write(model: MscaleOCRNet, model_path: str | os.PathLike, folder: Path) -> None:
+    load_weights(model, model_path)
+    model.eval()
+    write_parts(model, folder)
+
+
+@contextmanager
+def kept(key: str, write: Callable[[Path], None], model_path: str | os.PathLike, cache: bool) -> Iterator[Path]:
+    """A folder of this name with what `write` puts into it.
 
     cache: keep it in `cache_folder`, and look there first; otherwise it is removed afterwards.
     Raises FileError if it cannot be written.
     """
-    folder = _convert(model, model_path, cache)
-    del model  # so that the caller can free its memory inside the context
+    folder = _convert(key, write, model_path, cache)
+    del write
     try:
         yield folder
     finally:
@@ -41,9 +58,9 @@ def converted(model: MscaleOCRNet, model_path: str | os.PathLike, cache: bool) -
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _convert(model: MscaleOCRNet, model_path: str | os.PathLike, cache: bool) -> Path:
+def _convert(key: str, write: Callable[[Path], None], model_path: str | os.PathLike, cache: bool) -> Path:
     root = cache_folder() if cache else Path(tempfile.gettempdir())
-    folder = root / _key(model, model_path)
+    folder = root / key
     try:
         root.mkdir(parents=True, exist_ok=True)
         if cache and _is_whole(folder):
@@ -54,9 +71,9 @@ def _convert(model: MscaleOCRNet, model_path: str | os.PathLike, cache: bool) ->
                         'MSCALE_CACHE to another folder, or use --no_cache') from error
     try:
         logger.info('converting %s, once', model_path)
-        load_weights(model, model_path)
-        model.eval()
-        write_parts(model, partial)
+        write(partial)
+        sizes = {path.name: path.stat().st_size for path in sorted(partial.iterdir())}
+        (partial / SIZES).write_text(json.dumps(sizes))
         if not cache:
             return partial
         if folder.exists() and not _is_whole(folder):
@@ -75,15 +92,13 @@ def _convert(model: MscaleOCRNet, model_path: str | os.PathLike, cache: bool) ->
 
 
 def write_parts(model: MscaleOCRNet, folder: Path) -> None:
-    """Write the parts of a model in evaluation mode, and the sizes of the files."""
+    """Write the parts of a model in evaluation mode."""
     from inference import onnx_writer
     fused.check_folding(model)
     for part in onnx_writer.PARTS:
         (folder / f'{part}.onnx').write_bytes(onnx_writer.build(model, part).SerializeToString())
     weights = fused.object_weights(model.ocrnet.head)
     np.savez(folder / OBJECTS, **weights)  # type: ignore[arg-type]  # NumPy's stub takes ** for allow_pickle: bool
-    sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
-    (folder / SIZES).write_text(json.dumps(sizes))
 
 
 def _key(model: MscaleOCRNet, model_path: str | os.PathLike) -> str:
@@ -97,7 +112,11 @@ def _key(model: MscaleOCRNet, model_path: str | os.PathLike) -> str:
     ours = [module for module in backbones if module is not None and not module.__name__.startswith('paddle')]
     modules = (onnx_writer, fused, layers, ocr, operations, scale_attention, *ours)
     shapes = [(name, list(p.shape)) for name, p in model.state_dict().items()]
-    parts = [sha256_of(model_path), shapes, onnx.__version__, *map(inspect.getsource, modules)]
+    return key_of(sha256_of(model_path), shapes, onnx.__version__, *map(inspect.getsource, modules))
+
+
+def key_of(*parts: Any) -> str:
+    """A hash of everything that a converted network depends on."""
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 

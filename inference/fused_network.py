@@ -1,6 +1,6 @@
 """MscaleOCRNet for inference, of the parts of inference.fused: strips within a scale, then the fusion of scales."""
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -8,7 +8,7 @@ import paddle
 
 from inference import fused, memory
 from inference.row_strips import bilinear_rows, bilinear_rows_via, split_rows
-from models.layers import resize, scaled_size
+from models.layers import resize, scale_image
 from models.mscale_ocrnet import mark_scale
 
 CHUNK = 1 << 24  # floats of an enlarged image that exist at once
@@ -48,12 +48,14 @@ class Executor(Protocol):
 class FusedNetwork:
     """(1, 3, H, W) float32 tensor -> [logits (1, K, H, W) float32], those of MscaleOCRNet.hierarchy up to rounding.
 
-    n_scales: those of the model. footprint: what its memory depends on. The enlarged features, the features of the head
-    and the logits at the highest scale exist for one strip at a time only.
+    n_scales, scale_image: those of the model. footprint: what its memory depends on. The enlarged features, the
+    features of the head and the logits at the highest scale exist for one strip at a time only.
     """
 
-    def __init__(self, executor: Executor, n_scales: Sequence[float], footprint: memory.Footprint) -> None:
+    def __init__(self, executor: Executor, n_scales: Sequence[float], footprint: memory.Footprint,
+                 scale_image: Callable[[paddle.Tensor, float], paddle.Tensor] = scale_image) -> None:
         self.executor, self.n_scales, self.footprint = executor, list(n_scales), footprint
+        self._scale_image = scale_image
         self.largest_strip, self.device = executor.strip, executor.device
         memory.trim(self.device)
         self.base = memory.used(self.device)  # once: later it would include leftovers of images
@@ -74,12 +76,14 @@ class FusedNetwork:
     def __call__(self, x: paddle.Tensor) -> list[paddle.Tensor]:
         size = x.shape[2:]
         highest, *lower = sorted(self.n_scales, reverse=True)
-        above = scaled_size(size, highest)
-        total, _ = self.one_scale(resize(x, above), attend=False)
+        image = self._scale_image(x, highest)
+        above = image.shape[2:]
+        total, _ = self.one_scale(image, attend=False)
         total = self._marked(total, highest)
         for scale in lower:
-            scaled = scaled_size(size, scale)
-            logits, attention = self.one_scale(resize(x, scaled), attend=True)
+            image = self._scale_image(x, scale)
+            scaled = image.shape[2:]
+            logits, attention = self.one_scale(image, attend=True)
             assert attention is not None  # with attend
             logits = self._marked(logits, scale)
             total = resize_via(total, above, scaled if scale >= 1 else size)

@@ -110,6 +110,9 @@ class OnnxOps(fused.FoldedOperations):
     def concat(self, xs: Sequence[str]) -> str:
         return self.node('Concat', *xs, axis=1)
 
+    def vectors(self, x: str) -> str:
+        return self.node('Unsqueeze', x, self.ints(0, 3))
+
     def matmul(self, x: str, y: str, transpose_x: bool = False, transpose_y: bool = False) -> str:
         x, y = (self.node('Transpose', value, perm=[1, 0]) if transpose else value
                 for value, transpose in ((x, transpose_x), (y, transpose_y)))
@@ -129,6 +132,9 @@ class OnnxOps(fused.FoldedOperations):
 
     def max(self, x: str) -> str:
         return self.node('ReduceMax', x, self.ints(1))
+
+    def mean(self, x: str) -> str:
+        return self.node('ReduceMean', x, self.ints(1))
 
     def exp(self, x: str) -> str:
         return self.node('Exp', x)

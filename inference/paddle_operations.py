@@ -103,6 +103,9 @@ class PaddleOps(FoldedOperations):
     def max(self, x: paddle.Tensor) -> paddle.Tensor:
         return x.max(axis=1, keepdim=True)
 
+    def mean(self, x: paddle.Tensor) -> paddle.Tensor:
+        return x.mean(axis=1, keepdim=True)
+
     def exp(self, x: paddle.Tensor) -> paddle.Tensor:
         return x.exp_()
 

@@ -17,7 +17,7 @@ class PlainNetwork(FusedNetwork):
     """As FusedNetwork; `executor.strip` of memory.WHOLE runs each scale at once and with the head as trained."""
 
     def __init__(self, executor: PaddleExecutor, model: MscaleOCRNet, footprint: memory.Footprint) -> None:
-        super().__init__(executor, model.n_scales, footprint)
+        super().__init__(executor, model.n_scales, footprint, model.scale_image)
         self._ops, self._model = executor.ops, model
         self.largest_strip = executor.strip = memory.WHOLE
 

@@ -15,15 +15,23 @@ from models.recompute import Segment
 
 
 class BasicBlock(nn.Layer):
-    """Two 3x3 convolutions with a shortcut; (N, channels, H, W) -> same shape."""
+    """Two 3x3 convolutions with a shortcut; (N, channels, H, W) -> same shape.
+
+    deattn: a layer between them, of PaddleSeg's HRNet (models.paddleseg_mscale_ocrnet).
+    """
+    deattn: nn.Layer | None
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv1 = ConvBN(channels, channels, 3)
+        self.deattn = None
         self.conv2 = ConvBN(channels, channels, 3, relu=False)
 
     def walk(self, ops: Operations, x: Value) -> Value:
-        return ops.conv_bn(self.conv2, ops.conv_bn(self.conv1, x), shortcut=x)
+        y = ops.conv_bn(self.conv1, x)
+        if self.deattn is not None:
+            y = ops.run(self.deattn, y)
+        return ops.conv_bn(self.conv2, y, shortcut=x)
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         return self.walk(LAYERS, x)

@@ -96,6 +96,11 @@ def resize(x: paddle.Tensor, size: Sequence[int], align_corners: bool = False) -
     return cast(F.interpolate(x, size=list(size), mode='bilinear', align_corners=align_corners), x.dtype)
 
 
+def scale_image(x: paddle.Tensor, scale: float) -> paddle.Tensor:
+    """An image (N, 3, H, W) at a scale."""
+    return resize(x, scaled_size(x.shape[2:], scale))
+
+
 def resize_logits(x: paddle.Tensor, size: Sequence[int], align_corners: bool = False) -> paddle.Tensor:
     """As `resize`, always in float32: for inputs of a softmax or of the fusion of scales."""
     return resize(cast(x, paddle.float32), size, align_corners)

@@ -6,7 +6,7 @@ import paddle.nn as nn
 
 from common.errors import UserError
 from models.hrnet import Fusion, HRNet
-from models.layers import resize, resize_logits, scaled_size
+from models.layers import resize, resize_logits, scale_image, scaled_size
 from models.ocr import OCRNet
 from models.recompute import set_recompute
 from models.scale_attention import ScaleAttention
@@ -37,6 +37,8 @@ class MscaleOCRNet(nn.Layer):
             memory and time). A backbone without segments keeps everything.
     Raises UserError if 1.0 is not among n_scales or a scale is not positive.
     """
+
+    scale_image = staticmethod(scale_image)  # in fused inference
 
     def __init__(self, num_classes: int, backbone: nn.Layer, backbone_indices: list[int],
                  n_scales: Sequence[float] = (0.5, 1.0, 2.0), ocr_mid_channels: int = 512, ocr_key_channels: int = 256,

@@ -6,9 +6,21 @@ authors, and timm's hrnet_w*, use NVIDIA's names of the backbone; the authors' H
 """
 import re
 from collections.abc import Container, Iterable, Mapping
+from typing import TypeVar
 
 import numpy as np
 
+# PaddleSeg 2.8's own MscaleOCRNet: patterns of its names, and ours.
+_PADDLESEG = (
+    (r'^backbone\.', 'ocrnet.backbone.'),
+    (r'^ocr\.ocr_distri_head\.conv_bn_dropout\.', 'ocrnet.head.spatial_ocr.conv1x1.'),
+    (r'^ocr\.ocr_distri_head\.(f_pixel|f_object)\.conv_bn_relu_1\.', r'ocrnet.head.spatial_ocr.attention_block.\1.0.'),
+    (r'^ocr\.ocr_distri_head\.(f_pixel|f_object)\.conv_bn_relu_2\.', r'ocrnet.head.spatial_ocr.attention_block.\1.1.'),
+    (r'^ocr\.ocr_distri_head\.', 'ocrnet.head.spatial_ocr.attention_block.'),
+    (r'^ocr\.', 'ocrnet.head.'),
+    (r'^scale_attn\.conv_bn_re(\d)\.', r'scale_attn.atten_head.\1.'),
+    (r'^scale_attn\.conv2\.', 'scale_attn.atten_head.2.'))
+Value = TypeVar('Value')
 COUNTER = 'num_batches_tracked'  # torch's batch norm counts its batches; nothing in Paddle does
 _BATCH_NORM = {'weight': 'weight', 'bias': 'bias', '_mean': 'running_mean', '_variance': 'running_var'}
 
@@ -147,3 +159,21 @@ def to_torch(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         if name.endswith('._variance'):
             result[nvidia_name(name).removesuffix('running_var') + COUNTER] = np.zeros([], np.int64)
     return result
+
+
+def is_paddlesegs(state: Iterable[str]) -> bool:
+    """Whether a state dict has the names of PaddleSeg 2.8's own MscaleOCRNet."""
+    return any(name.startswith('ocr.ocr_distri_head.f_pixel.') for name in state)
+
+
+def from_paddleseg(state: Mapping[str, Value]) -> dict[str, Value]:
+    """A state dict of PaddleSeg's MscaleOCRNet under the names of this repository's."""
+    return {_of_paddleseg(name): value for name, value in state.items()}
+
+
+def _of_paddleseg(name: str) -> str:
+    for pattern, replacement in _PADDLESEG:
+        renamed, found = re.subn(pattern, replacement, name)
+        if found:
+            return renamed
+    return name

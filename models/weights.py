@@ -11,7 +11,7 @@ import paddle
 from common.errors import FileError, UserError
 from models.safe_pickle import from_bfloat16
 from models.weight_files import NAME_TABLE, read_state
-from models.weight_names import from_torch, is_torchs, unwrapped, without_biases
+from models.weight_names import from_paddleseg, from_torch, is_paddlesegs, is_torchs, unwrapped, without_biases
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +56,8 @@ def _once(path: str | os.PathLike, function: Callable[..., dict[str, np.ndarray]
 
 def _under_our_names(state: dict[str, np.ndarray], model: paddle.nn.Layer,
                      path: str | os.PathLike) -> dict[str, np.ndarray]:
+    if is_paddlesegs(state) and any(name.startswith('ocrnet.') for name in model.state_dict()):
+        return from_paddleseg(state)
     if not is_torchs(state):
         return state
     try:

@@ -35,7 +35,8 @@ def create(builder: Any, model_path: str | os.PathLike, backend: str = 'auto', p
     builder: common.builder.Builder. backend: 'auto' is Paddle on a GPU, and on a CPU the fastest that is installed.
     precision: of the network; the fusion of scales and argmax are float32 always. cache: keep the network converted for
     OpenVINO and ONNX Runtime, and reuse one kept earlier.
-    Returns a FusedNetwork, or the model itself where it is of another kind (Paddle, fp32).
+    Returns a FusedNetwork; where the model is of another kind, the model itself, with --backend paddle and auto, and
+    else an inference.traced_network.TracedNetwork.
     Raises UserError, with one line that names what would work, for a backend that is not installed, and for a
     precision that it or the processor does not support.
     """
@@ -45,11 +46,13 @@ def create(builder: Any, model_path: str | os.PathLike, backend: str = 'auto', p
         raise UserError(f'--backend {backend}: expected one that is installed ({", ".join(available)}), found none of '
                         f'that name; pip install {" ".join(packages)}')
     gpu.allow_tf32(precision == 'tf32')
-    model = builder.model
+    model = _own_form(builder.model)
     if not _supports_fusion(model):
-        if backend not in ('auto', 'paddle') or precision != 'fp32':
+        if backend not in ('auto', 'paddle'):
+            return _traced(builder, _loaded(model, model_path), model_path, backend, precision, cache)
+        if precision != 'fp32':
             raise UserError(f'--backend {backend} --precision {precision}: expected a MscaleOCRNet on an HRNet, found '
-                            f'{type(model).__name__}, which runs with --backend paddle --precision fp32 only')
+                            f'{type(model).__name__}, which runs with --precision fp32 or --backend openvino')
         return _loaded(model, model_path)
     chosen = backend
     if backend == 'auto':
@@ -58,13 +61,29 @@ def create(builder: Any, model_path: str | os.PathLike, backend: str = 'auto', p
         network = fuse_for_inference(_loaded(model, model_path), precision)
     else:
         with converted(model, model_path, cache) as folder:
-            scales, footprint = model.n_scales, memory.footprint(model)
+            scales, footprint, scale_image = model.n_scales, memory.footprint(model), model.scale_image
             del model
             builder.release_model()  # Paddle's copy of the weights, 0.3 GB of W48, is not needed again
-            module, _, name = BACKENDS[chosen].executor.partition(':')
-            executor = getattr(importlib.import_module(module), name)(folder, precision)
-            network = FusedNetwork(executor, scales, footprint)
+            executor = executor_of(chosen)(folder, precision)
+            network = FusedNetwork(executor, scales, footprint, scale_image)
     logger.info('network: %s on %s, %s', chosen, network.executor.device, precision)
+    return network
+
+
+def executor_of(backend: str) -> Any:
+    """The class of its executor, which takes a folder of inference.converted and a precision."""
+    module, _, name = BACKENDS[backend].executor.partition(':')
+    return getattr(importlib.import_module(module), name)
+
+
+def _traced(builder: Any, model: Any, model_path: str | os.PathLike, backend: str, precision: str, cache: bool) -> Any:
+    """Any network in another backend than Paddle; it is checked against Paddle before its first use there."""
+    from inference import traced_network
+    network = traced_network.create(model, model_path, builder.config.dic['model'], executor_of(backend), precision,
+                                    cache)
+    del model
+    builder.release_model()
+    logger.info('network: %s on %s, %s', backend, network.executor.device, precision)
     return network
 
 
@@ -75,12 +94,18 @@ def name_of(network: Any) -> str:
 
 def fuse_for_inference(model: Any, precision: str = 'fp32') -> Any:
     """A model in evaluation mode in its fastest form in Paddle, with its current weights; else the model itself."""
+    model = _own_form(model)
     if not _supports_fusion(model):
         return model
     executor, footprint = PaddleExecutor(model, precision), memory.footprint(model)
     if memory.on_gpu(executor.device):
         return PlainNetwork(executor, model, footprint)
-    return FusedNetwork(executor, model.n_scales, footprint)
+    return FusedNetwork(executor, model.n_scales, footprint, model.scale_image)
+
+
+def _own_form(model: Any) -> Any:
+    """PaddleSeg's MscaleOCRNet as one of this repository's, if it can be; any other model itself."""
+    return (model.own_form() if hasattr(model, 'own_form') else None) or model
 
 
 def _supports_fusion(model: Any) -> bool:

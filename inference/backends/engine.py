@@ -16,14 +16,16 @@ def threads() -> int:
 
 
 class EngineExecutor:
-    """An inference.fused_network.Executor of a folder of inference.converted; subclasses run a part."""
+    """An inference.fused_network.Executor of a folder of inference.converted; subclasses run a part, an .onnx of it."""
     name = ''
     device = 'CPU'
 
     def __init__(self, folder: Path) -> None:
         self.strip = STRIP
-        with np.load(folder / OBJECTS) as arrays:
-            self.object_weights = dict(arrays)
+        self.object_weights: dict[str, np.ndarray] = {}
+        if (folder / OBJECTS).exists():  # not of inference.traced_network
+            with np.load(folder / OBJECTS) as arrays:
+                self.object_weights = dict(arrays)
 
     def run(self, part: str, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
         """Outputs of a part, arrays that stay valid."""

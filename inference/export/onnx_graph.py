@@ -201,7 +201,7 @@ class WholeOps(OnnxOps):
         return y
 
     def vectors(self, x: str) -> str:
-        y = self.node('Unsqueeze', x, self.ints(0, 3))
+        y = super().vectors(x)
         self._images[y] = 0, None
         return y
 
