@@ -145,7 +145,7 @@ def test_weights_to_start_from_are_for_training_alone(toy, tmp_path, capsys):
     """Without a network, training says so with the way out, and weights that are there are scored and used."""
     config = write_config(tmp_path / 'model.yml', toy, {'type': 'PPLiteSeg', **RUNS['PPLiteSeg'][0], 'backbone': {
         'type': 'STDC1', 'pretrained': 'http://127.0.0.1:9/stdc1.tar.gz'}}, 3)
-    assert run(train.main, '--config', config, '--save_dir', tmp_path / 'run') == 1
+    assert run(train.main, '--config', config, '--save_dir', tmp_path / 'without') == 1
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith('error: http://127.0.0.1:9/stdc1.tar.gz: expected to download it, found no connection')
     assert line.endswith('to train from random weights: --opts model.backbone.pretrained=null')
