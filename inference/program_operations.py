@@ -34,6 +34,8 @@ def _full_int_array(ops: ProgramOps, step: Step) -> np.ndarray:
 
 
 def _full_with_tensor(ops: ProgramOps, step: Step, value: Known, shape: Any) -> str:
+    if not isinstance(value, np.ndarray):  # the order of Paddle 2.6
+        value, shape = shape, value
     filled = constant(value).reshape(()).astype(step.type)
     return ops.put('Expand', filled, ops.int64(shape))
 

@@ -16,6 +16,7 @@ from inference import converted as converted_networks
 from models.hrnet import HRNet
 from models.mscale_ocrnet import MscaleOCRNet
 from tests import fill, rounding
+from tests.built import Built
 
 ENGINES = ['paddle', pytest.param('openvino', marks=pytest.mark.skipif('openvino' not in backends.installed(),
                                                                        reason='not installed')),
@@ -174,6 +175,16 @@ def test_a_precision_that_is_not_there(builder, weights, backend, text):
         backends.create(builder, weights, backend, 'fp16')
     with pytest.raises(ValueError, match=text):
         backends.create(builder, weights, backend, 'tf32')
+
+
+def test_another_network_runs_in_paddle_as_it_is(weights):
+    class Other(paddle.nn.Layer):
+        def forward(self, x):
+            return [x]
+
+    builder = Built(Other())
+    with pytest.raises(ValueError, match='found Other, which runs with --precision fp32 or --backend openvino'):
+        backends.create(builder, weights, precision='bf16')
 
 
 def test_engines_get_the_threads_of_paddle():

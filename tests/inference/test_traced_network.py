@@ -80,7 +80,7 @@ F = nn.functional
     lambda x: F.pad(x, [1, 2, 0, 1]), lambda x: x.transpose([0, 1, 3, 2]),
     lambda x: F.gelu(x) + F.hardswish(x) + F.hardsigmoid(x) + F.leaky_relu(x) + F.relu6(x) + F.silu(x),
     lambda x: x * x.mean(axis=[2, 3], keepdim=True) - x.max(axis=1, keepdim=True) / (1 + x.abs().sum(1, keepdim=True)),
-    lambda x: F.softmax(x.flatten(2), axis=-1).reshape(paddle.shape(x)),
+    lambda x: F.softmax(x.flatten(2), axis=-1).reshape([1, 3, paddle.shape(x)[2], -1]),
     lambda x: paddle.concat(paddle.split(x, 3, axis=1)[::-1], axis=1), lambda x: x[:, :, 1:-1, ::2],
     lambda x: paddle.matmul(x, x, transpose_y=True), lambda x: F.normalize(x, axis=1), lambda x: x.tile([1, 1, 2, 1]),
     lambda x: paddle.clip(x, -0.5, 0.5)**2])
