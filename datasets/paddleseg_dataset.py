@@ -194,6 +194,9 @@ class PaddleSegDataset(paddle.io.Dataset):
             except OSError as error:
                 raise UserError(f'{label_path}: expected a label, found none that can be decoded or nothing at all; '
                                 'check the file and the list that names it') from error
+            except ValueError as error:  # how PaddleSeg's transforms refuse an image
+                raise UserError(f'{image_path}: expected an image that fits the transforms, found one that does not '
+                                f'({" ".join(str(error).split())}); correct {self.mode}_dataset.transforms') from error
             except _OtherSize as error:
                 raise UserError(f'{label_path}: {error}; correct the file') from error
         sample = {'img': compact_image(data['img'], self.normalization)}

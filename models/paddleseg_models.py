@@ -18,9 +18,9 @@ from common.errors import UserError
 from common.paddle2_arithmetic import compiled
 from models.weight_files import NAME_TABLE, read_state
 
-# Models that divide or multiply floats by integers.
+# Models that divide or multiply floats by integers, and ISANet, which joins single numbers.
 MENDED = {'SFNet': 'paddleseg.models.sfnet', 'DecoupledSegNet': 'paddleseg.models.decoupled_segnet',
-          'PointRend': 'paddleseg.models.pointrend'}
+          'PointRend': 'paddleseg.models.pointrend', 'ISANet': 'paddleseg.models.isanet'}
 REFUSED = {
     'MLATransformer': 'PaddleSeg 2.8 enlarges its features by their width in both directions: only square images run',
     'UPerNetCAE': 'its backbones cannot be built: PaddleSeg 2.8 calls a class that it does not import',
@@ -72,6 +72,7 @@ def _uncertain_points(self: Any, seg_logits: paddle.Tensor,
 def paddleseg_models() -> dict[str, Callable]:
     """{name: class} for PaddleSeg's registry of models."""
     modules = {name: compiled(module) for name, module in MENDED.items()}
+    vars(modules['ISANet'])['paddle'] = _JoiningPaddle('paddle')
     modules['PointRend'].PointHead.get_points_test = _uncertain_points  # of the copy; PaddleSeg's own stays
     found: dict[str, Callable] = {name: vars(module)[name] for name, module in modules.items()}
     found |= {name: type(name, (nn.Layer,), {'refusal': staticmethod(functools.partial(_refused, reason))})
@@ -98,6 +99,20 @@ def paddleseg_backbones() -> dict[str, Callable]:
     vars(module).update(VisionTransformer=VisionTransformer, paddle=_SafePaddle('paddle'))
     return {name: vars(module)[name] for name in manager.BACKBONES.components_dict
             if name.startswith(VISION_TRANSFORMERS)}
+
+
+class _JoiningPaddle(types.ModuleType):
+    """The module paddle, whose `concat` takes single numbers, which had the shape [1] before Paddle 2.5.
+
+    ISANet joins the four numbers of a padding, for features that its windows do not divide.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(paddle, name)
+
+    @staticmethod
+    def concat(x: list[paddle.Tensor], axis: int = 0, name: str | None = None) -> paddle.Tensor:
+        return paddle.concat([part.reshape([1]) if part.ndim == 0 else part for part in x], axis, name)
 
 
 class _SafePaddle(types.ModuleType):

@@ -138,6 +138,15 @@ def test_a_validation_label_of_another_size(toy, tmp_path, capsys):
     assert line.startswith('error: ') and '(60, 100)' in line and '(64, 128)' in line
 
 
+def test_an_image_larger_than_its_padding(toy, tmp_path, capsys):
+    config = yaml.safe_load(write_config(tmp_path / 'a.yml', toy, ENET).read_text())
+    config['val_dataset']['transforms'].insert(0, {'type': 'Padding', 'target_size': [96, 96]})
+    (tmp_path / 'a.yml').write_text(yaml.safe_dump(config))
+    line = last_line(tmp_path / 'a.yml', tmp_path, capsys, '--do_eval', '--iters', 1)
+    assert '_leftImg8bit.png: expected an image that fits the transforms' in line
+    assert line.endswith('correct val_dataset.transforms')
+
+
 def test_a_batch_of_one_behind_a_pooling(toy, tmp_path, capsys):
     config = write_config(tmp_path / 'a.yml', toy, PSPNET, 2)
     line = last_line(config, tmp_path, capsys, '--batch_size', 1)

@@ -123,11 +123,29 @@ def test_a_vision_transformer_starts_from_a_file_too(tmp_path):
     assert np.array_equal(second.pos_embed.numpy(), resized.numpy()) and second.pos_embed.shape == [1, 5, 32]
 
 
+def test_isanet_on_features_that_its_windows_do_not_divide():
+    """Features of 9 x 13 are padded to 16 x 16, and cut again: every pixel counts, and none comes from elsewhere."""
+    registry.register()
+    backbone = manager.BACKBONES.components_dict['ResNet18_vd'](output_stride=8)
+    model = manager.MODELS.components_dict['ISANet'](19, backbone, [2, 3], isa_channels=32, down_factor=[8, 8],
+                                                     enable_auxiliary_loss=False)
+    model.eval()
+    seen = []
+    model.head.global_relation.register_forward_pre_hook(lambda layer, inputs: seen.append(inputs[0]))
+    model.head.in_conv.register_forward_post_hook(lambda layer, inputs, output: seen.append(output))
+    assert model(paddle.randn([2, 3, 72, 104]))[0].shape == [2, 19, 72, 104]
+    features, windows = seen[0].numpy(), seen[1].numpy()
+    assert features.shape == (2, 128, 9, 13)
+    padded = np.pad(features, ((0, 0), (0, 0), (3, 4), (1, 2)))
+    expected = padded.reshape(2, 128, 2, 8, 2, 8).transpose(0, 3, 5, 1, 2, 4).reshape(-1, 128, 2, 2)
+    assert np.array_equal(windows, expected)
+
+
 def test_weights_to_start_from_are_for_training_alone(toy, tmp_path, capsys):
     """Without a network, training says so with the way out, and weights that are there are scored and used."""
     config = write_config(tmp_path / 'model.yml', toy, {'type': 'PPLiteSeg', **RUNS['PPLiteSeg'][0], 'backbone': {
         'type': 'STDC1', 'pretrained': 'http://127.0.0.1:9/stdc1.tar.gz'}}, 3)
-    assert run(train.main, '--config', config, '--save_dir', tmp_path / 'run') == 1
+    assert run(train.main, '--config', config, '--save_dir', tmp_path / 'without') == 1
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith('error: http://127.0.0.1:9/stdc1.tar.gz: expected to download it, found no connection')
     assert line.endswith('to train from random weights: --opts model.backbone.pretrained=null')

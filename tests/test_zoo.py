@@ -72,7 +72,7 @@ def test_what_makes_a_config_small():
            'test_config': {'is_slide': True, 'crop_size': [769, 769], 'stride': [512, 512]},
            'loss': {'types': [{'type': 'X', 'crop_size': [1, 1]}]}}
     assert zoo.small(dic, {'train_dataset': {'dataset_root': '/toy'}, 'other': {'dataset_root': '/x'}}) == [
-        'train_dataset.dataset_root=/toy', 'train_dataset.transforms.0.target_size=[96, 96]',
+        'train_dataset.dataset_root=/toy', 'train_dataset.transforms.0.target_size=[128, 128]',
         'train_dataset.transforms.1.crop_size=[96, 96]', 'model.backbone.pretrained=null',
         'test_config.crop_size=[96, 96]', 'test_config.stride=[64, 64]']
 

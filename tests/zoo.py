@@ -82,7 +82,7 @@ def small(dic, roots):
             elif key == 'stride' and keys[0] == 'test_config':
                 opts['.'.join(path)] = [64, 64]
             elif key == 'target_size':
-                opts['.'.join(path)] = IMAGE if len(set(item)) > 1 else CROP
+                opts['.'.join(path)] = IMAGE if len(set(item)) > 1 else [IMAGE[0]] * 2
             elif key in ('short_size', 'long_size'):
                 opts['.'.join(path)] = 96
             elif key not in ('loss', 'common_transforms'):

@@ -139,27 +139,24 @@ class WholeOps(OnnxOps):
         return y
 
     def enlarged_rows(self, xs: Sequence[str], like: str, shifts: Sequence[int]) -> str:
-        """Sum of images (1, C, r, W), enlarged to the rows of `like`, which is as wide, and moved up by shifts.
+        """Sum of images (1, C, r, W) of one size, as wide as `like`, enlarged to its rows and moved by shifts.
 
-        Row i of the n-th enlarged image becomes row i - shifts[n modulo len(shifts)]; what is outside is 0.
+        Row i of the n-th enlarged image becomes row i - shifts[n]; what is outside is 0.
         """
-        size, channels = self.size(like), self._images[xs[0]][0]
-        sizes = [self.size(x) for x in xs[::len(shifts)]]
-        key = (size, *sizes, *shifts)
+        own, size = self.size(xs[0]), self.size(like)
+        key = (own, size, *shifts)
         if key not in self._matrices:
-            matrices = [self._shifted(own, size, shifts) for own in sizes]
-            known = [matrix for matrix in matrices if not isinstance(matrix, str)]
-            self._matrices[key] = self._stored(np.concatenate(known, axis=1)) if known else \
-                self.node('Concat', *matrices, axis=1)
-        y = self.mix_rows(self._matrices[key], xs)
-        self._images[y] = channels, size
+            self._matrices[key] = self._shifted(own, size, shifts)
+        rows = xs[0] if len(xs) == 1 else self.node('Concat', *xs, axis=2)
+        y = self.node('MatMul', self._matrices[key], rows)
+        self._images[y] = self._images[xs[0]][0], size
         return y
 
-    def _shifted(self, own: Size, size: Size, shifts: Sequence[int]) -> Any:
-        """(R, r times the number of shifts), which enlarges r rows to R: an array where the sizes are known."""
+    def _shifted(self, own: Size, size: Size, shifts: Sequence[int]) -> str:
+        """(R, r times the number of shifts): the matrix that enlarges r rows to R, for each shift."""
         if isinstance(own, tuple) and isinstance(size, tuple):
             padded = np.pad(bilinear_rows(own[0], size[0]), [(1, 1), (0, 0)])
-            return np.concatenate([padded[1 + shift:1 + shift + size[0]] for shift in shifts], axis=1)
+            return self._stored(np.concatenate([padded[1 + shift:][:size[0]] for shift in shifts], axis=1))
         low, high = (self.node('Gather', str(name), self._scalar(0)) for name in (own, size))
         matrix = self._enlarging(low, high)
         if tuple(shifts) == (0,):

@@ -36,14 +36,19 @@ class RearrangedHead:
         """
         w = self._weights
         finest, *others = branches[:FINE]
-        fine, coarser = ops.concat([finest, *(ops.resize(x, finest) for x in others)]), branches[FINE:]
-        aux = ops.linear(fine, self._aux, w.aux_bias)
-        rows = [ops.resize_width(ops.linear(x, weight), finest) for x, weight in zip(coarser, w.aux[FINE:])]
-        aux = ops.relu(ops.add(aux, ops.enlarged_rows(rows, finest, (0,))))
-        rows = [ops.sum_shifted([ops.resize_width(ops.linear(x, tap), finest) for tap in taps])
-                for x, kernel in zip(coarser, w.pixels[FINE:]) for taps in kernel]
-        pixels = ops.conv(fine, self._pixels, w.pixels_bias, padding=1)
-        return aux, ops.relu(ops.add(pixels, ops.enlarged_rows(rows, finest, ROWS)))
+        coarse = branches[FINE:]  # one after the other, and first: nothing else has to be kept meanwhile
+        aux = ops.sum([ops.enlarged_rows([ops.resize_width(ops.linear(x, weight), finest)], finest, (0,))
+                       for x, weight in zip(coarse, w.aux[FINE:])])
+        pixels = ops.sum([self._enlarged(ops, x, kernel, finest) for x, kernel in zip(coarse, w.pixels[FINE:])])
+        fine = ops.concat([finest, *(ops.resize(x, finest) for x in others)])
+        return (ops.relu(ops.add(ops.linear(fine, self._aux, w.aux_bias), aux)),
+                ops.relu(ops.add(ops.conv(fine, self._pixels, w.pixels_bias, padding=1), pixels)))
+
+    @staticmethod
+    def _enlarged(ops: Any, x: Value, kernel: Sequence[Sequence[np.ndarray]], finest: Value) -> Value:
+        """What a branch adds to the pixel features, with the kernel's taps by row and column."""
+        rows = [ops.sum_shifted([ops.resize_width(ops.linear(x, tap), finest) for tap in taps]) for taps in kernel]
+        return ops.enlarged_rows(rows, finest, ROWS)
 
     def joined(self, ops: Any, context: Value, pixels: Value) -> Value:
         """The features after [context, pixels], each (1, C, h, w), which are not put side by side."""

@@ -2,8 +2,10 @@
 import importlib
 import importlib.util
 import json
+import os
 import re
 from collections import Counter
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -24,6 +26,9 @@ from tests.export.test_export import ONE_SCALE, exported, refused, weights  # no
 needs_nncf = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ('nncf', 'onnxruntime')),
     reason='needs nncf and onnxruntime (requirements-int8.txt)')
+# Whether OpenVINO multiplies 8-bit numbers exactly here; else it adds pairs of products in 16 bits.
+VNNI = 'vnni' in Path('/proc/cpuinfo').read_text() and not re.fullmatch(
+    'SSE41|AVX|AVX2|AVX512_CORE', os.environ.get('ONEDNN_MAX_CPU_ISA', ''))
 SETTINGS = Settings(preprocessing=True, mean=networks.MEAN, std=networks.STD)
 
 
@@ -124,6 +129,8 @@ def test_an_export(trained, toy, tmp_path, capsys, name, flags):
     from common.builder import Builder
     from common.config import Config
 
+    if name == 'openvino' and not VNNI:
+        pytest.skip('without VNNI, 98.3 % of the classes are equal, and the export is refused')
     folder = exported(trained, tmp_path / 'out', '--format', name, '--precision', 'int8', '--calibration_count', '5',
                       *flags)
     printed = capsys.readouterr().out

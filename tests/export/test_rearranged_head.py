@@ -71,13 +71,12 @@ def rows_by_hand(image, high, shift):
     return result
 
 
-@pytest.mark.parametrize('high,lows', [(8, (4, 2)), (17, (9, 5)), (1, (1, 1)), (4097, (2049, 1025))], ids=str)
+@pytest.mark.parametrize('high,low', [(8, 4), (17, 5), (1, 1), (4097, 2049)], ids=str)
 @pytest.mark.parametrize('known', [True, False], ids=['fixed', 'any'])
-def test_enlarged_rows(high, lows, known):
+def test_enlarged_rows(high, low, known):
     """Against the formula by hand, for more rows than the square root of what float32 counts."""
     ops, shifts, rng = onnx_graph.WholeOps(), (-1, 0, 1), np.random.default_rng(high)
-    images = {f'x{n}': rng.standard_normal([1, 1, low, 2]).astype(np.float32)
-              for n, low in enumerate(low for low in lows for _ in shifts)}
+    images = {f'x{n}': rng.standard_normal([1, 1, low, 2]).astype(np.float32) for n in range(3)}
     like = np.zeros([1, 1, high, 2], np.float32)
     for name, array in {**images, 'like': like}.items():
         ops.take(name, 1, array.shape[2:] if known else None)
@@ -88,8 +87,8 @@ def test_enlarged_rows(high, lows, known):
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid('', onnx_graph.OPSET)],
                               ir_version=onnx_graph.IR_VERSION)
     session = ort.InferenceSession(model.SerializeToString(), providers=['CPUExecutionProvider'])
-    wanted = sum(rows_by_hand(array[0, 0].astype(np.float64), high, shifts[n % 3])
+    wanted = sum(rows_by_hand(array[0, 0].astype(np.float64), high, shifts[n])
                  for n, array in enumerate(images.values()))
     result = session.run(None, {**images, 'like': like})[0][0, 0]
-    # Of each of six images two products and their sum are rounded.
-    np.testing.assert_allclose(result, wanted, rtol=0, atol=18 * np.abs(wanted).max() * np.finfo(np.float32).eps)
+    # Of each of three images two products and their sum are rounded.
+    np.testing.assert_allclose(result, wanted, rtol=0, atol=9 * np.abs(wanted).max() * np.finfo(np.float32).eps)

@@ -12,6 +12,7 @@ import pytest
 import predict
 from common.errors import UserError
 from inference import Segmenter, pictures, video, video_prediction
+from inference.predictor import Predictor
 from inference.video_prediction import Smoothing, VideoPrediction
 from tests.conftest import run_script as run
 from tests.training.test_distributed import launch
@@ -110,18 +111,18 @@ def test_sound_is_kept(segmenter, tmp_path, suffix, codec, kept):
         assert abs(len(after) - len(before)) <= 2048 and np.abs(after).max() > 0.15
 
 
-def count_predictions(monkeypatch, segmenter, stop=None):
+def count_predictions(monkeypatch, stop=None):
     """The number of each predicted frame; `stop`: interrupted at that one."""
     found = []
-    whole = segmenter.predictor.original_logits
+    whole = Predictor.original_logits
 
-    def counted(sample):
+    def counted(predictor, sample):
         if len(found) == stop:
             raise KeyboardInterrupt
         found.append(len(found))
-        return whole(sample)
+        return whole(predictor, sample)
 
-    monkeypatch.setattr(segmenter.predictor, 'original_logits', counted)
+    monkeypatch.setattr(Predictor, 'original_logits', counted)  # of the object, it would end up in copies of it
     return found
 
 
@@ -131,12 +132,12 @@ def test_an_interrupted_video_continues(segmenter, tmp_path, smoothing):
     expected = read(overlaid(source, tmp_path / 'whole', segmenter, smoothing=smoothing))
     job = VideoPrediction(source, tmp_path / 'out', 1, smoothing, {})
     with pytest.MonkeyPatch.context() as patch:
-        count_predictions(patch, segmenter, stop=6)
+        count_predictions(patch, stop=6)
         with pytest.raises(KeyboardInterrupt):
             job.run(segmenter, 1)
     assert not job.out.exists() and [path.name for path in job.parts.glob('*.mp4')] == ['000000.mp4']
     with pytest.MonkeyPatch.context() as patch:
-        again = count_predictions(patch, segmenter)
+        again = count_predictions(patch)
         found = read(overlaid(source, tmp_path / 'out', segmenter, smoothing=smoothing))
     assert len(again) == 6, 'the first segment of four must not be predicted again'
     assert found[0] == expected[0]
@@ -147,7 +148,7 @@ def test_an_interrupted_video_continues(segmenter, tmp_path, smoothing):
 def test_only_with_the_settings_it_was_begun_with(segmenter, tmp_path, monkeypatch):
     source = make(tmp_path / 'drive.mp4')
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        count_predictions(patch, segmenter, stop=6)
+        count_predictions(patch, stop=6)
         VideoPrediction(source, tmp_path / 'out', 1, 0.0, {}).run(segmenter, 0)
     with pytest.raises(UserError, match=r'expected to continue it with the settings .* smoothing: 0.0, now 0.5'):
         VideoPrediction(source, tmp_path / 'out', 1, 0.5, {}).run(segmenter, 0)
@@ -155,7 +156,7 @@ def test_only_with_the_settings_it_was_begun_with(segmenter, tmp_path, monkeypat
 
 def test_every_third_frame(segmenter, tmp_path, monkeypatch):
     source = make(tmp_path / 'drive.mp4')
-    predicted = count_predictions(monkeypatch, segmenter)
+    predicted = count_predictions(monkeypatch)
     times, frames, _ = read(overlaid(source, tmp_path / 'out', segmenter, every=3))
     assert len(predicted) == 4 and len(times) == 10
     originals = read(source)[1]
@@ -267,9 +268,9 @@ def test_what_is_no_video(tmp_path, what, text):
 
 
 def test_logits_that_are_not_finite_name_the_frame(segmenter, tmp_path, monkeypatch):
-    source, whole = make(tmp_path / 'drive.mp4'), segmenter.predictor.original_logits
+    source, whole = make(tmp_path / 'drive.mp4'), Predictor.original_logits
     calls = []
-    monkeypatch.setattr(segmenter.predictor, 'original_logits', lambda sample: whole(sample) * (
+    monkeypatch.setattr(Predictor, 'original_logits', lambda predictor, sample: whole(predictor, sample) * (
         float('nan') if calls.append(0) or len(calls) == 7 else 1))
     with pytest.raises(UserError, match=r'drive.mp4: frame 6: expected finite logits, found NaN'):
         VideoPrediction(source, tmp_path / 'out', 1, 0.0, {}).run(segmenter, 1)

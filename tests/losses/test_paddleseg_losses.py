@@ -109,6 +109,13 @@ def test_edges_take_the_place_of_labels():
         weighted_losses([logits], labels, spec)
 
 
+def test_the_second_output_of_kl_gets_no_gradient():
+    first, second = batch()[0], batch(seed=1)[0]
+    spec = {'types': [manager.LOSSES['KLLoss']()] * 2, 'coef': [1, 0]}
+    weighted_losses([first, second], batch()[1], spec)[0].backward()
+    assert np.abs(first.grad.numpy()).max() > 0 and second.grad is None
+
+
 def test_pixel_contrast_of_few_pixels_is_0():
     """Where no class has more than max_views pixels; PaddleSeg divides by zero there."""
     learned, _ = cases.arrays('embeddings')
