@@ -4,8 +4,8 @@
 
 Each row is an export of export.py with --output logits, run as its check runs it: ONNX by ONNX Runtime, on the CPU.
 Where the config resizes the images, the logits are resized back, as val.py does. `equal` is the share of pixels with
-the class of the fp32 network of the same format, `x s` the time relative to it, over the validation images. The last
-line is the table as JSON.
+the class of the fp32 network of the same format, `x CPU` the processor time of the network relative to it, over the
+validation images. The last line is the table as JSON.
 """
 import argparse
 import importlib
@@ -57,9 +57,9 @@ def main() -> None:
 
                 def network(x: Any, run: Any = run) -> list[Any]:
                     nonlocal seconds
-                    start = time.perf_counter()
+                    start = time.process_time()
                     logits = run(x.numpy())
-                    seconds += time.perf_counter() - start
+                    seconds += time.process_time() - start
                     return [paddle.to_tensor(logits)]
 
                 predictor = Predictor(network)
@@ -75,7 +75,7 @@ def main() -> None:
                 rows[f'{name} {precision}'] = {
                     'miou': 100 * miou, 'mb': size / 1e6, 'seconds': seconds, 'times': seconds / first['seconds'],
                     'equal': float(np.mean([(a == b).mean() for a, b in zip(found, classes['fp32'])]))}
-    print(f'{"":16} {"mIoU":>7} {"equal":>9} {"MB":>8} {"s/image":>8} {"x s":>6}')
+    print(f'{"":16} {"mIoU":>7} {"equal":>9} {"MB":>8} {"CPU s":>8} {"x CPU":>6}')
     for title, row in rows.items():
         print(f'{title:16} {row["miou"]:7.2f} {row["equal"]:9.2%} {row["mb"]:8.1f} '
               f'{row["seconds"] / len(dataset):8.3f} {row["times"]:6.2f}')
