@@ -39,7 +39,7 @@ NEEDS = {
     'python export.py --precision int8': 'trained weights, NNCF; tests/export/test_quantisation.py',
     'python tools/check_machine.py': 'minutes; tests/tools/test_check_machine.py',
     'python tools/convert_weights.py': 'weights of HRNet-W48; tests/tools/test_convert_weights.py',
-    'python train.py --config $PADDLESEG': 'a checkout of PaddleSeg; tests/zoo.py',
+    'python train.py --config $PADDLESEG/': 'a checkout of PaddleSeg; tests/zoo.py',
     'python val.py --config configs/nvidia_hrnet_ocr_mscale.yml': "NVIDIA's weights; tests/models/test_weight_names.py",
     'python3 -m venv': 'installs; done by make setup',
     '. .venv/bin/activate': 'installs; done by make setup',
