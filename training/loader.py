@@ -65,15 +65,14 @@ def training_batches(dataset: Any, stream: EpochStream, num_workers: int,
                                   num_workers=num_workers, worker_init_fn=functools.partial(_start_worker, workers))
     count = 0
     cause: Exception | None = None
-    batches: Iterator[Any] | None = None
     with _ReaderThread() as reader, workers.watch(hang_seconds):
         while True:
             try:
-                if batches is None:
+                if workers.batches is None:
                     with _forkable(), workers.start():
-                        batches = reader.started(lambda: iter(loader))
+                        workers.batches = reader.started(lambda: iter(loader))
                 with workers.waiting():
-                    batch = next(batches, None)
+                    batch = next(workers.batches, None)
             except (SystemError, RuntimeError, OSError) as error:
                 if not any(text in str(error) for text in WORKER_ENDED):
                     raise
@@ -87,10 +86,10 @@ def training_batches(dataset: Any, stream: EpochStream, num_workers: int,
             if 'error' in batch:
                 raise (UserError if batch['expected'] else RuntimeError)(batch['error'])
             count += 1
-            if batches is not None and count == len(stream):
+            if count == len(stream):
                 # Paddle ends its workers when it is asked for more than there is.
-                with workers.waiting(), suppress(SystemError, RuntimeError, OSError):
-                    next(batches, None)
+                with suppress(SystemError, RuntimeError, OSError), workers.waiting():
+                    next(workers.batches, None)
             yield {**batch, 'label': batch['label'].astype('int64'),
                    'img': normalization.on_device(batch['img']) if normalization else batch['img']}
             if count == len(stream):
@@ -130,8 +129,11 @@ class _WorkerSamples:
         shared: Any = multiprocessing.RawArray('q', 4 * max(num_workers, 1))
         self._slots = np.frombuffer(shared, np.int64).reshape(-1, 4)
         self.pids: set[int] = set()
+        self.batches: Any = None  # Paddle's iterator, once they have been started
         self._processes: Sequence[Any] = ()
-        self._since: float | None = None
+        self._since: float | None = None  # when the main process began to wait for a batch
+        self._paddles_handler: Any = None  # of SIGCHLD
+        self._signalled = False
         self._stacks = tempfile.TemporaryFile()  # noqa: SIM115 - each worker's stack, if it hangs
         self.hung = False
 
@@ -155,8 +157,22 @@ class _WorkerSamples:
         try:
             yield
         finally:
+            handler = signal.getsignal(signal.SIGCHLD)
+            if callable(handler) and threading.current_thread() is threading.main_thread():
+                self._paddles_handler = handler
+                signal.signal(signal.SIGCHLD, self._child_ended)
             self._processes = [child for child in multiprocessing.active_children() if child not in earlier]
             self.pids = {child.pid for child in self._processes}
+
+    def _child_ended(self, signum: int, frame: Any) -> None:
+        """Paddle's handler raises if a worker has died, at whatever line the main process is: here, only in a wait."""
+        self._signalled = True
+        if self._since is not None:
+            self._raise_if_one_died(signum, frame)
+
+    def _raise_if_one_died(self, signum: int = signal.SIGCHLD, frame: Any = None) -> None:
+        self._signalled = False
+        self._paddles_handler(signum, frame)
 
     def write_stack_when_asked(self) -> None:
         """In a worker: SIGUSR1 has it write its stack, also where it waits for ever."""
@@ -186,14 +202,21 @@ class _WorkerSamples:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Around the wait for a batch."""
+        """Around the wait for a batch. SystemError, also later within, if a worker has died since the last wait."""
         self._since = time.monotonic()
-        yield
-        self._since = None
+        try:
+            if self._signalled:
+                self._raise_if_one_died()
+            yield
+        finally:
+            self._since = None
 
     @contextmanager
     def watch(self, seconds: float) -> Iterator[None]:
-        """Inside, workers that keep the main process waiting for this long are killed; it then finds them dead."""
+        """Inside, workers that keep the main process waiting for this long are killed; it then finds them dead.
+
+        The workers end with it.
+        """
         done = threading.Event()
 
         def loop() -> None:
@@ -215,7 +238,9 @@ class _WorkerSamples:
             yield
         finally:
             done.set()
-
+            self.batches = None
+            if self._paddles_handler and signal.getsignal(signal.SIGCHLD) == self._child_ended:
+                signal.signal(signal.SIGCHLD, self._paddles_handler)
 
     def _log_stacks(self) -> None:
         self._stacks.seek(0)

@@ -138,6 +138,23 @@ def test_a_worker_that_fails_while_it_reads_nothing(monkeypatch, act, word, wher
     assert time.monotonic() - start < PATIENCE
 
 
+@pytest.mark.parametrize('act', [signal.SIGKILL, signal.SIGBUS])
+def test_a_worker_that_dies_during_the_training_step_is_reported_with_the_next_batch(act):
+    """Paddle's handler of SIGCHLD would raise within the step, at whatever line it is."""
+    read_all()  # Paddle sets its handler once
+    handler, before, dataset = signal.getsignal(signal.SIGCHLD), set(multiprocessing.active_children()), Images()
+    batches = training_batches(dataset, EpochStream(dataset, 2, 40, seed=1), 2)
+    next(batches)
+    worker = (set(multiprocessing.active_children()) - before).pop()
+    os.kill(worker.pid, act)
+    end = time.monotonic() + PATIENCE
+    while worker.is_alive() and time.monotonic() < end:
+        time.sleep(0.01)
+    with pytest.raises(UserError, match=r'^batch \d+: expected it from a data worker, found that one died'):
+        list(batches)
+    assert signal.getsignal(signal.SIGCHLD) == handler
+
+
 def test_the_log_shows_where_a_worker_hangs(caplog):
     with pytest.raises(UserError, match='hung and was ended'):
         read_all(hang, hang_seconds=2)
