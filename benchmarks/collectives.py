@@ -26,12 +26,10 @@ CONFIG = 'configs/mscale_ocr_cityscapes_autolabel_mapillary.yml'
 CROP, SMALL = (1024, 2048), (64, 128)  # the recipe's, and what is run here
 GB, MB = 1e9, 1e6
 MARK = '=== '
-# Bytes per second and GPU that NCCL's all-reduce reaches, and seconds for one of a few kilobytes.
-LINKS: Mapping[str, tuple[float, float]] = {
-    'NVLink (8 GPUs)': (230 * GB, 25e-6), 'PCIe 4.0 x16 (8 GPUs)': (15 * GB, 40e-6),
-    '200 Gbit/s per GPU (64 GPUs)': (20 * GB, 60e-6), '200 Gbit/s per GPU (512 GPUs)': (20 * GB, 100e-6)}
-GPUS = {'NVLink (8 GPUs)': 8, 'PCIe 4.0 x16 (8 GPUs)': 8, '200 Gbit/s per GPU (64 GPUs)': 64,
-        '200 Gbit/s per GPU (512 GPUs)': 512}
+# GPUs; bytes per second and GPU that NCCL's all-reduce reaches; seconds for one of a few kilobytes. Assumed.
+LINKS: Mapping[str, tuple[int, float, float]] = {
+    'NVLink (8 GPUs)': (8, 230 * GB, 25e-6), 'PCIe 4.0 x16 (8 GPUs)': (8, 15 * GB, 40e-6),
+    '200 Gbit/s per GPU (64 GPUs)': (64, 20 * GB, 60e-6), '200 Gbit/s per GPU (512 GPUs)': (512, 20 * GB, 100e-6)}
 CARDS = {'V100, fp32': 15.7e12 * 0.6, 'A100, bf16': 312e12 * 0.35}  # operations per second that a step may reach
 BACKWARD = 3  # a training step has three times the operations of its forward pass
 
@@ -161,8 +159,7 @@ def main() -> None:
     seconds = {card: 2 * BACKWARD * counts['multiply_adds'] / rate for card, rate in CARDS.items()}
     print(f'\n{"link":32}{"gradients":>12}{"batch norm":>12}' + ''.join(f'{f"of {card}":>18}' for card in CARDS))
     table['links'] = {}
-    for link, (rate, latency) in LINKS.items():
-        gpus = GPUS[link]
+    for link, (gpus, rate, latency) in LINKS.items():
         ring = 2 * (gpus - 1) / gpus * gradient / rate + reduced['once'] * latency
         small = 2 * norms * latency + 2 * (gpus - 1) / gpus * table['batch_norm_bytes'] / rate
         table['links'][link] = {'gradients': ring, 'batch_norm': small}

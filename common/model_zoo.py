@@ -5,12 +5,14 @@ PaddleSeg publishes its backbones as archives, of which the one file of weights 
 import contextlib
 import fcntl
 import functools
+import gzip
 import hashlib
 import logging
 import os
 import shutil
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from common.atomic_io import sha256_of, write_atomically
+from common.atomic_io import sha256_of, write_atomically, written_beside
 from common.config_files import nearest
 from common.errors import FileError, UserError
 
@@ -74,14 +76,11 @@ def _unpacked(archive: Path) -> Path:
             if len(names) != 1:
                 raise FileError(f'{archive}: expected an archive with one file of weights (*.pdparams), found '
                                 f'{len(names)}; unpack it and give the path of the right one')
-            target.parent.mkdir(parents=True, exist_ok=True)
-            partial = target.with_name(f'{target.name}.{os.getpid()}')
-            with files[names[0]]() as source, open(partial, 'wb') as file:
+            with written_beside(target) as temporary, files[names[0]]() as source, open(temporary, 'wb') as file:
                 shutil.copyfileobj(source, file)
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
+    except (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise FileError(f'{archive}: expected an archive, found a damaged one ({error}); delete and download it again'
                         ) from error
-    os.replace(partial, target)
     return target
 
 

@@ -181,9 +181,9 @@ class PaddleSegDataset(paddle.io.Dataset):
     def compact(self, index: int | tuple[int, int]) -> dict[str, Any]:
         """A sample as it is sent, as of CityscapesAutolabeling."""
         epoch, index = index if isinstance(index, tuple) else (0, index)
-        image_path, label_path = self.files(epoch, index)
+        place, self._start.centroid = self._draw(epoch, index)
+        image_path, label_path = self.file_list[place][:2]
         with seeded_transforms([self.seed, _TRANSFORMS, epoch, index]):
-            place, self._start.centroid = self._draw(epoch, index)
             try:
                 data = self.dataset[place]
             except (AttributeError, TypeError) as error:  # PaddleSeg goes on with OpenCV's None

@@ -14,7 +14,7 @@ from inference.program_writer import ONNX_TYPES, Handler, Known, ProgramOps, con
 
 UNARY = {'relu': 'Relu', 'sigmoid': 'Sigmoid', 'tanh': 'Tanh', 'exp': 'Exp', 'log': 'Log', 'sqrt': 'Sqrt', 'abs': 'Abs',
          'floor': 'Floor', 'ceil': 'Ceil', 'erf': 'Erf', 'logical_not': 'Not', 'hardswish': 'HardSwish'}
-BINARY = {'add': 'Add', 'subtract': 'Sub', 'multiply': 'Mul', 'divide': 'Div', 'floor_divide': 'Div', 'maximum': 'Max',
+BINARY = {'add': 'Add', 'subtract': 'Sub', 'multiply': 'Mul', 'divide': 'Div', 'maximum': 'Max',
           'minimum': 'Min', 'elementwise_pow': 'Pow', 'equal': 'Equal', 'greater_than': 'Greater',
           'greater_equal': 'GreaterOrEqual', 'less_than': 'Less', 'less_equal': 'LessOrEqual', 'logical_and': 'And',
           'logical_or': 'Or', 'matmul': 'MatMul', 'bmm': 'MatMul'}
@@ -160,6 +160,13 @@ def _binary(kind: str) -> Handler:
     return lambda ops, step, x, y: ops.put(kind, x, y)
 
 
+def _floor_divide(ops: ProgramOps, step: Step, x: Known, y: Known) -> str:
+    """Towards minus infinity: ONNX divides integers towards 0, and its Mod has the sign of the divisor."""
+    if step.type and 'float' in step.type:
+        return ops.put('Floor', ops.put('Div', x, y))
+    return ops.put('Div', ops.put('Sub', x, ops.put('Mod', x, y)), y)
+
+
 def _matmul(ops: ProgramOps, step: Step, x: Known, y: Known) -> str:
     rank = step.rank or 0
     swap = [*range(rank - 2), rank - 1, rank - 2]
@@ -221,6 +228,6 @@ OPERATIONS: dict[str, Handler] = {
     'assign': lambda ops, step, x: x,
     'where': lambda ops, step, mask, x, y: ops.put('Where', mask, x, y),
     'not_equal': lambda ops, step, x, y: ops.put('Not', ops.put('Equal', x, y)),
-    'matmul': _matmul, 'p_norm': _p_norm, 'scale': _scale, 'pow': _pow, 'clip': _clip,
+    'floor_divide': _floor_divide, 'matmul': _matmul, 'p_norm': _p_norm, 'scale': _scale, 'pow': _pow, 'clip': _clip,
     'softmax': lambda ops, step, x: ops.put('Softmax', x, axis=step.attributes['axis']),
 }

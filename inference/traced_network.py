@@ -3,6 +3,7 @@
 A graph is of no use until its logits have been compared with Paddle's, at three sizes; what cannot be converted, or
 differs, is refused with the reason.
 """
+import importlib
 import inspect
 import logging
 import os
@@ -71,7 +72,8 @@ def create(model: paddle.nn.Layer, model_path: str | os.PathLike, model_cfg: dic
 
     try:
         with converted.kept(key, write, model_path, cache) as folder:
-            passed = folder / f'{backend}.checked'
+            # Another version of the engine has other kernels.
+            passed = folder / f'{backend}-{importlib.import_module(backend).__version__}.checked'
             if not passed.exists():
                 _check(_built(executor, folder, 'fp32'), refer())
                 if cache:
@@ -127,6 +129,7 @@ def _logits(model: Any, image: np.ndarray) -> np.ndarray:
 
 
 def _check(network: TracedNetwork, references: list[Reference]) -> None:
+    farthest = 0.0  # of the largest value
     for image, want, tolerance in references:
         size = '{}x{}'.format(*image.shape[2:])
         try:
@@ -140,4 +143,6 @@ def _check(network: TracedNetwork, references: list[Reference]) -> None:
         if not difference <= tolerance:  # NaN as well
             raise UserError(f'its logits differ by {difference:.2g} there, where {tolerance:.2g} would be rounding, '
                             f'for an image of {size}')
-    logger.info('checked against Paddle, at %d sizes', len(references))
+        farthest = max(farthest, difference / float(np.abs(want).max()))
+    logger.info('checked against Paddle, at %d sizes: logits differ by at most %.1e of the largest', len(references),
+                farthest)

@@ -101,25 +101,26 @@ def paddleseg_backbones() -> dict[str, Callable]:
             if name.startswith(VISION_TRANSFORMERS)}
 
 
-class _JoiningPaddle(types.ModuleType):
-    """The module paddle, whose `concat` takes single numbers, which had the shape [1] before Paddle 2.5.
-
-    ISANet joins the four numbers of a padding, for features that its windows do not divide.
-    """
+class _OtherPaddle(types.ModuleType):
+    """The module paddle, but for what a subclass has instead."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(paddle, name)
+
+
+class _JoiningPaddle(_OtherPaddle):
+    """Its `concat` takes single numbers, which had the shape [1] before Paddle 2.5.
+
+    ISANet joins the four numbers of a padding, for features that its windows do not divide.
+    """
 
     @staticmethod
     def concat(x: list[paddle.Tensor], axis: int = 0, name: str | None = None) -> paddle.Tensor:
         return paddle.concat([part.reshape([1]) if part.ndim == 0 else part for part in x], axis, name)
 
 
-class _SafePaddle(types.ModuleType):
-    """The module paddle, whose `load` runs nothing: PaddleSeg reads `pretrained` of models and backbones with it."""
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(paddle, name)
+class _SafePaddle(_OtherPaddle):
+    """Its `load` runs nothing: PaddleSeg reads `pretrained` of models and backbones with it."""
 
     @staticmethod
     def load(path: str, **_: Any) -> dict[str, paddle.Tensor]:

@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from common import cli  # noqa: E402
+from common.atomic_io import write_atomically  # noqa: E402
 from common.config_files import read_chain  # noqa: E402
 from common.errors import UserError  # noqa: E402
 
@@ -297,8 +298,7 @@ def run_all(configs, steps, args, checkout, out, data):
             found = run_config(checkout / 'configs' / config, opts, image, out / 'work' / kept.stem, args.limit, steps)
             result = {'version': VERSION, 'family': family, 'config': str(config), 'steps': found,
                       'dataset': dic.get('train_dataset', {}).get('type', ''), 'seconds': time.monotonic() - start}
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            kept.write_text(json.dumps(result, indent=1) + '\n')
+            write_atomically(kept, (json.dumps(result, indent=1) + '\n').encode())
             outcome = 'passes' if passed(result) else reason(result)
             print(f'{number}/{len(configs)} {result["seconds"]:5.0f} s  {outcome}  ({config})', flush=True)
         results.append(result)

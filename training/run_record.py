@@ -28,7 +28,7 @@ def entry(arguments: Mapping[str, Any], device: str, threads: int, processes: in
     """
     return {'started': datetime.now(timezone.utc).isoformat(timespec='seconds'), 'command': [sys.executable, *sys.argv],
             'arguments': dict(arguments), 'iteration': iteration, 'versions': _versions(), 'git': _git(),
-            'machine': {'host': platform.node(), **_processor(), 'cores': os.cpu_count(),
+            'machine': {'host': platform.node(), **processor(), 'cores': os.cpu_count(),
                         'device': device.partition(':')[0], 'threads': threads, 'processes': processes}}
 
 
@@ -87,7 +87,7 @@ def _git() -> dict[str, Any] | None:
         return None
 
 
-def _processor() -> dict[str, Any]:
+def processor() -> dict[str, Any]:
     """Model name, and the vector instructions by which the mathematical libraries choose their kernels."""
     try:
         lines = Path('/proc/cpuinfo').read_text().splitlines()
