@@ -4,7 +4,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from common import cli
+from common import cli, flags
 from common.errors import UserError
 from common.export_table import FORMATS, LARGEST_SIDE, PRECISIONS
 
@@ -19,9 +19,7 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument('--precision', choices=PRECISIONS, default='fp32',
                         help='of the network, where the format has it; softmax, fusion and argmax stay fp32; int8 '
                         'needs images and requirements-int8.txt')
-    parser.add_argument('--calibration_images', metavar='DIR',
-                        help='int8 only: images to calibrate on and to check with; default: those of the config')
-    parser.add_argument('--calibration_count', type=int, default=32, metavar='N', help='int8 only: images at most')
+    flags.add_calibration_flags(parser, 'images to calibrate on and to check with; default: those of the config')
     parser.add_argument('--input_shape', nargs='+', default=['any'], metavar='any | H W',
                         help='height and width of all images, for a graph without shape computations; or any')
     parser.add_argument('--output', choices=('classes', 'probabilities', 'logits'), default='classes',
@@ -49,14 +47,10 @@ def image_size(words: Sequence[str]) -> tuple[int, int] | None:
 def main(argv: Sequence[str]) -> None:
     args = parse_args(argv)
     size = image_size(args.input_shape)
-    if args.calibration_images is not None and args.precision != 'int8':
-        raise UserError(f'--calibration_images: expected --precision int8, found {args.precision}; leave it out')
-    if args.calibration_count < 1:
-        raise UserError(f'--calibration_count: expected at least 1, found {args.calibration_count}')
+    flags.check_calibration(args)
     if args.precision == 'int8' and size is not None:
         raise UserError('--precision int8: expected --input_shape any, found a fixed size; leave --input_shape out')
     cli.start_paddle()
-    from common import flags
     from common.builder import Builder
     from common.config import Config
     from common.model_zoo import local_weights

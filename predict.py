@@ -70,7 +70,7 @@ def main(argv: Sequence[str]) -> int | None:
     test_time = flags.predictor_options(vars(args))
     builder = Builder(config)
     if work is None:  # what it leaves behind is continued by a run with the same settings only
-        settings = of_prediction(config, weights, test_time=test_time, precision=args.precision)
+        settings = of_prediction(config, weights, test_time=test_time, **flags.precision_settings(args))
         if is_video:
             work = VideoPrediction(args.image_path, args.save_dir, args.every, args.temporal_smoothing,
                                    {**settings, 'custom_color': args.custom_color}, args.skip_existing)

@@ -71,7 +71,7 @@ def main(argv: Sequence[str]) -> None:
     network = backends.create(builder, args.model_path, **flags.network_options(args))
     predict = Predictor(network, **options)
     made_of = settings_of(config, weights, labels, image_names(dataset), {
-        **options, 'backend': backends.name_of(network), 'precision': args.precision,
+        **options, 'backend': backends.name_of(network), **flags.precision_settings(args),
         'report': page and str(page.path.resolve())}, scores)
     with EvaluationJournal(report.with_suffix(''), made_of, args.resume, page.drawn() if page else None) as journal, \
             page.start(labels, threads=args.num_workers, keep=bool(journal.found)) if page else \

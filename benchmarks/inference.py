@@ -11,12 +11,17 @@ One image through MscaleOCRNet on HRNet-W48, each configuration in its own proce
     paddle, fp16, bf16     --backend paddle, the GPU's default (half precision on a GPU only)
     openvino, bf16         --backend openvino, the CPU's default (bf16 where the processor has it)
     onnxruntime            --backend onnxruntime
+    int8                   --precision int8, calibrated on two other toy scenes, or on the training images of --config
+    ... plain graph        what anyone gets who exports the network: each scale as one ONNX graph of the network as it
+                           was trained, batch norm folded, without anything that nobody reads
 
 `plain, fast MKL` is plain on an AMD processor with the setting that common/cli.py makes there, without which Paddle's
 MKL takes its slowest path. `s` is the best of --repeat rounds after a warm-up round (for plain: the only round),
 `CPU s` its processor time. `peak` is the peak of resident memory (on a GPU: of the memory allocated there), including
-library, weights and image. Multiply-adds are counted from the shapes. `off` is the largest difference of logits
-relative to their range, `equal` the share of pixels with the same argmax. The last line is the table as JSON.
+library, weights and image. Multiply-adds are counted from the shapes. `x faster`, `off` (the largest
+difference of logits relative to their range) and `equal` (the share of pixels with the same argmax) are relative to the
+first row. Conversion, calibration and the choice of
+the form come before, in a process of their own. The last line is the table as JSON.
 
 The first command uses random weights and the batch norm statistics of the image itself, so that activations have the
 scale of a trained network. Random weights are far more sensitive to rounding than trained ones; use the second command
@@ -25,6 +30,7 @@ for those.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
@@ -39,6 +45,7 @@ from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 import numpy as np
+from PIL import Image
 
 if TYPE_CHECKING:
     import paddle
@@ -48,9 +55,13 @@ if TYPE_CHECKING:
 
 BACKENDS = {  # backend and precision
     'paddle': ('paddle', 'fp32'), 'paddle fp16': ('paddle', 'fp16'), 'paddle bf16': ('paddle', 'bf16'),
-    'openvino': ('openvino', 'fp32'), 'openvino bf16': ('openvino', 'bf16'), 'onnxruntime': ('onnxruntime', 'fp32')}
-CONFIGURATIONS = ('plain', 'plain, fast MKL', *BACKENDS)
+    'openvino': ('openvino', 'fp32'), 'openvino bf16': ('openvino', 'bf16'), 'openvino int8': ('openvino', 'int8'),
+    'onnxruntime': ('onnxruntime', 'fp32'), 'onnxruntime int8': ('onnxruntime', 'int8')}
+GRAPHS = {f'{name} plain graph': BACKENDS[name] for name in (
+    'openvino', 'openvino bf16', 'openvino int8', 'onnxruntime')}
+CONFIGURATIONS = ('plain', 'plain, fast MKL', *BACKENDS, *GRAPHS)
 NUM_CLASSES = 19
+IMAGES = 'images'
 
 
 def network(args: argparse.Namespace) -> MscaleOCRNet:
@@ -93,6 +104,10 @@ def prepare(folder: Path, args: argparse.Namespace) -> None:
         return
     from tools.toy.scene import compose
     picture, _ = compose(tuple(args.size), np.random.default_rng(0))
+    (folder / IMAGES).mkdir()
+    for seed in (1, 2, 3):  # one of them to check with
+        scene, _ = compose((256, 512), np.random.default_rng(seed))
+        Image.fromarray(np.asarray(scene)).save(folder / IMAGES / f'{seed}.png')
     image = (np.asarray(picture, np.float32) / 255 - 0.45) / 0.225
     image = np.ascontiguousarray(image.transpose(2, 0, 1)[None])
     np.save(folder / 'image.npy', image)
@@ -230,7 +245,7 @@ def measure(name: str, folder: Path, args: argparse.Namespace) -> None:
         os.environ['MKL_DEBUG_CPU_TYPE'] = ''  # cli.start_paddle() keeps an existing value
     from benchmarks.training import resident_mb
     from common import cli, flags
-    from inference import backends
+    from inference import backends, forms
     cli.start_paddle()
     import paddle
 
@@ -249,9 +264,20 @@ def measure(name: str, folder: Path, args: argparse.Namespace) -> None:
             return plain_inference(model, x)
     else:
         os.environ['MSCALE_CACHE'] = str(folder / 'cache')
-        backend, precision = BACKENDS[name]
-        builder: Any = SimpleNamespace(model=network(args), release_model=lambda: None)
-        fused = backends.create(builder, weights, backend, precision)
+        backend, precision = {**BACKENDS, **GRAPHS}[name]
+        if args.config:
+            builder: Any = builder_of(args)
+        else:
+            from paddleseg.transforms import Normalize
+            builder = SimpleNamespace(model=network(args), release_model=lambda: None,
+                                      val_transforms=[Normalize(mean=[0.45] * 3, std=[0.225] * 3)])
+        with mock.patch.object(forms, 'choose', lambda *_: 'plain') if name in GRAPHS else contextlib.nullcontext():
+            fused = backends.create(builder, weights, backend, precision,
+                                    calibration=(None if args.config else str(folder / IMAGES), 32))
+        release, builder = builder.release_model, None
+        release()
+        if args.create:
+            return
         predict = Predictor(fused, **flags.predictor_options({'memory_limit': args.memory_limit}))
 
         def run(x: paddle.Tensor) -> paddle.Tensor:
@@ -285,27 +311,28 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
         macs = {'plain': plain_macs(args) / 1e9, 'fused': fused_macs(args) / 1e9}
         print(f'multiply-adds: plain {macs["plain"]:.0f} G, rearranged {macs["fused"]:.0f} G '
               f'({macs["fused"] / macs["plain"]:.1%})\n')
-        print(f'{"":17} {"s":>8} {"CPU s":>8} {"x faster":>9} {"peak GB":>8} {"start s":>8} {"off":>9} {"equal":>9}',
+        print(f'{"":24} {"s":>8} {"CPU s":>8} {"x faster":>9} {"peak GB":>8} {"start s":>8} {"off":>9} {"equal":>9}',
               flush=True)
         for name in args.only or CONFIGURATIONS:
             command = [sys.executable, '-W', 'ignore', '-m', 'benchmarks.inference', *sys.argv[1:],
                        '--measure', name, str(folder)]
-            done = subprocess.run(command, env={**os.environ, 'OMP_NUM_THREADS': str(args.threads)},
-                                  capture_output=True, text=True)
+            for more in ([] if name.startswith('plain') else [['--create']]) + [[]]:  # first what is kept afterwards
+                done = subprocess.run([*command, *more], env={**os.environ, 'OMP_NUM_THREADS': str(args.threads)},
+                                      capture_output=True, text=True)
+                if done.returncode:
+                    break
             if done.returncode:
-                print(f'{name:17} not measured: {(done.stderr.strip().splitlines() or ["no message"])[-1]}', flush=True)
+                print(f'{name:24} not measured: {(done.stderr.strip().splitlines() or ["no message"])[-1]}', flush=True)
                 continue
             row = rows[name] = json.loads(done.stdout.splitlines()[-1])
-            if base is None and name.startswith('plain'):
-                base = name
-            if base:
-                row['faster'] = rows[base]['seconds'] / row['seconds']
-                expected, found = (np.load(folder / f'{n}.npy', mmap_mode='r') for n in (base, name))
-                row['off'] = float(np.abs(expected - found).max() / (expected.max() - expected.min()))
-                row['equal'] = float((expected.argmax(1) == found.argmax(1)).mean())
-            print(f'{name:17} {row["seconds"]:8.2f} {row["cpu"]:8.2f} {row.get("faster", float("nan")):9.2f} '
-                  f'{row["peak_gb"]:8.2f} {row["start_s"]:8.1f} {row.get("off", float("nan")):9.1e} '
-                  f'{row.get("equal", float("nan")):9.4%}', flush=True)
+            base = base or name
+            row['faster'] = rows[base]['seconds'] / row['seconds']
+            expected, found = (np.load(folder / f'{n}.npy', mmap_mode='r') for n in (base, name))
+            row['off'] = float(np.abs(expected - found).max() / (expected.max() - expected.min()))
+            row['equal'] = float((expected.argmax(1) == found.argmax(1)).mean())
+            print(f'{name:24} {row["seconds"]:8.2f} {row["cpu"]:8.2f} {row["faster"]:9.2f} '
+                  f'{row["peak_gb"]:8.2f} {row["start_s"]:8.1f} {row["off"]:9.1e} '
+                  f'{row["equal"]:9.4%}', flush=True)
     return {'gmac': macs, **rows}
 
 
@@ -322,6 +349,7 @@ def main() -> None:
     parser.add_argument('--image_path', help='on this image')
     parser.add_argument('--memory_limit', type=float, metavar='GB', help='as of val.py; windows give other logits')
     parser.add_argument('--measure', nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument('--create', action='store_true', help=argparse.SUPPRESS)
     args = parser.parse_args()
     if not args.config:
         args.scales = args.scales or [0.5, 1.0, 2.0]

@@ -9,7 +9,7 @@ from typing import Any
 from common.backend_table import BACKENDS
 from common.errors import FileError, UserError
 
-PRECISIONS = ('fp32', 'tf32', 'bf16', 'fp16')
+PRECISIONS = ('fp32', 'tf32', 'bf16', 'fp16', 'int8')
 
 
 def add_inference_flags(parser: argparse.ArgumentParser, aug_flag: str) -> None:
@@ -29,12 +29,35 @@ def add_inference_flags(parser: argparse.ArgumentParser, aug_flag: str) -> None:
     parser.add_argument('--backend', choices=('auto', *BACKENDS), default='auto',
                         help='what runs the network; auto: Paddle on a GPU, the fastest that is installed on a CPU')
     parser.add_argument('--precision', choices=PRECISIONS, default='fp32',
-                        help='of the network, where backend and processor have it; fusion and argmax stay fp32')
+                        help='of the network, where backend and processor have it; fusion and argmax stay fp32; int8 '
+                        'needs images and requirements-int8.txt')
+    add_calibration_flags(parser, 'images to calibrate on; default: the training images of the config')
     parser.add_argument('--memory_limit', type=float, metavar='GB',
                         help='use no more (estimated): smaller strips, then windows, as far as needed')
     parser.add_argument('--no_cache', action='store_true',
                         help='convert the network for OpenVINO or ONNX Runtime again, and do not keep it')
     parser.add_argument('--opts', nargs='+', default=[], metavar='KEY=VALUE', help='override keys of the config')
+
+
+def add_calibration_flags(parser: argparse.ArgumentParser, purpose: str) -> None:
+    """What --precision int8 takes."""
+    parser.add_argument('--calibration_images', metavar='DIR', help=f'int8 only: {purpose}')
+    parser.add_argument('--calibration_count', type=int, default=32, metavar='N', help='int8 only: images at most')
+
+
+def check_calibration(args: argparse.Namespace) -> None:
+    """UserError for flags of add_calibration_flags that do not fit."""
+    if args.calibration_images is not None and args.precision != 'int8':
+        raise UserError(f'--calibration_images: expected --precision int8, found {args.precision}; leave it out')
+    if args.calibration_count < 1:
+        raise UserError(f'--calibration_count: expected at least 1, found {args.calibration_count}')
+
+
+def precision_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """What decides how the network computes, for work that is continued with the same settings only."""
+    check_calibration(args)
+    return {'precision': args.precision, **({'calibration': [args.calibration_images, args.calibration_count]}
+                                            if args.precision == 'int8' else {})}
 
 
 def predictor_options(flags: Mapping[str, Any]) -> dict[str, Any]:
@@ -85,7 +108,9 @@ def with_test_config(options: Mapping[str, Any], test_config: Mapping[str, Any],
 
 def network_options(args: argparse.Namespace) -> dict[str, Any]:
     """Arguments of inference.backends.create from the flags."""
-    return {'backend': args.backend, 'precision': args.precision, 'cache': not args.no_cache}
+    check_calibration(args)
+    return {'backend': args.backend, 'precision': args.precision, 'cache': not args.no_cache,
+            'calibration': (args.calibration_images, args.calibration_count)}
 
 
 def segmenter_options(args: argparse.Namespace) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -31,7 +31,7 @@ OBJECTS, SIZES = 'objects.npz', 'sizes.json'
 def converted(model: MscaleOCRNet, model_path: str | os.PathLike, cache: bool) -> Iterator[Path]:
     """A folder with the parts of inference.onnx_writer as .onnx and OBJECTS, for a model with these weights; as `kept`.
     """
-    with kept(_key(model, model_path), partial(_write, model, model_path), model_path, cache) as folder:
+    with kept(key(model, model_path), partial(_write, model, model_path), model_path, cache) as folder:
         del model  # so that the caller can free its memory inside the context
         yield folder
 
@@ -91,26 +91,41 @@ def _convert(key: str, write: Callable[[Path], None], model_path: str | os.PathL
         raise
 
 
-def write_parts(model: MscaleOCRNet, folder: Path) -> None:
-    """Write the parts of a model in evaluation mode."""
-    from inference import onnx_writer
+def write_parts(model: MscaleOCRNet, folder: Path, graphs: Iterable[tuple[str, Any]] | None = None) -> None:
+    """Write the parts of a model in evaluation mode.
+
+    graphs: (name, onnx.ModelProto), the scale graphs by default; a part among them takes the place of the one in float.
+    """
+    from inference import onnx_writer, scale_graph
+    from inference.shared_weights import SharedWeights
     fused.check_folding(model)
-    for part in onnx_writer.PARTS:
-        (folder / f'{part}.onnx').write_bytes(onnx_writer.build(model, part).SerializeToString())
+    if graphs is None:
+        graphs = ((scale_graph.part(attend), scale_graph.build(model, attend)) for attend in (False, True))
+    with SharedWeights(folder) as shared:
+        def write(name: str, graph: Any) -> None:
+            (folder / f'{name}.onnx').write_bytes(shared.move(graph).SerializeToString())
+
+        for name, graph in graphs:
+            write(name, graph)
+        for part in onnx_writer.PARTS:
+            if not (folder / f'{part}.onnx').exists():
+                write(part, onnx_writer.build(model, part))
     weights = fused.object_weights(model.ocrnet.head)
     np.savez(folder / OBJECTS, **weights)  # type: ignore[arg-type]  # NumPy's stub takes ** for allow_pickle: bool
 
 
-def _key(model: MscaleOCRNet, model_path: str | os.PathLike) -> str:
+def key(model: MscaleOCRNet, model_path: str | os.PathLike) -> str:
     """Hash of the weights, the network, the code that converts, and onnx's version."""
     import onnx
 
-    from inference import onnx_writer
+    from inference import onnx_writer, plain_head, scale_graph, shared_weights
+    from inference.export import onnx_graph
     check_path(model_path)
     kinds = [kind for kind in type(model.ocrnet.backbone).__mro__ if kind is not object]
     backbones = map(inspect.getmodule, kinds)
     ours = [module for module in backbones if module is not None and not module.__name__.startswith('paddle')]
-    modules = (onnx_writer, fused, layers, ocr, operations, scale_attention, *ours)
+    modules = (onnx_writer, scale_graph, shared_weights, plain_head, onnx_graph, fused, layers, ocr, operations,
+               scale_attention, *ours)
     shapes = [(name, list(p.shape)) for name, p in model.state_dict().items()]
     return key_of(sha256_of(model_path), shapes, onnx.__version__, *map(inspect.getsource, modules))
 

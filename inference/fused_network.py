@@ -21,7 +21,8 @@ class Executor(Protocol):
     """Runs the parts of inference.fused; arrays are NumPy's or Paddle's, depending on the executor.
 
     name: of the backend. device: where it runs, for the log. strip: pixels of a strip of rows, at the backbone's
-    resolution; can be changed. object_weights: as inference.fused.object_weights.
+    resolution; can be changed, to memory.WHOLE where a WholeNetwork runs it. object_weights: as
+    inference.fused.object_weights.
     """
     name: str
     device: str
@@ -56,7 +57,7 @@ class FusedNetwork:
                  scale_image: Callable[[paddle.Tensor, float], paddle.Tensor] = scale_image) -> None:
         self.executor, self.n_scales, self.footprint = executor, list(n_scales), footprint
         self._scale_image = scale_image
-        self.largest_strip, self.device = executor.strip, executor.device
+        self.strips, self.device = memory.halves(executor.strip), executor.device
         memory.trim(self.device)
         self.base = memory.used(self.device)  # once: later it would include leftovers of images
         self._with_weights = False
@@ -70,7 +71,7 @@ class FusedNetwork:
 
     def peak(self, size: Sequence[int], strip: int | None = None) -> float:
         """Estimated bytes beyond those of the loaded network, for an image of (H, W)."""
-        return self.footprint.peak(size, self.n_scales, strip or self.largest_strip, self.executor.name)
+        return self.footprint.peak(size, self.n_scales, strip or self.strips[0], self.executor.name)
 
     @paddle.no_grad()
     def __call__(self, x: paddle.Tensor) -> list[paddle.Tensor]:
@@ -131,7 +132,7 @@ class FusedNetwork:
             strip_logits, attention = executor.logits(x, key, context, inside)
             logits.append(strip_logits)
             attentions.append(attention)
-        return _tensor(executor.join(logits)), _tensor(executor.join(attentions)) if attend else None
+        return as_tensor(executor.join(logits)), as_tensor(executor.join(attentions)) if attend else None
 
     def _window(self, strips: Sequence[Any], start: int, stop: int) -> Any:
         """Rows [start, stop) of the concatenated strips; zeros for rows outside of them."""
@@ -148,7 +149,8 @@ class FusedNetwork:
         return self.executor.join(pieces)
 
 
-def _tensor(x: Any) -> paddle.Tensor:
+def as_tensor(x: Any) -> paddle.Tensor:
+    """An array of an executor as a tensor."""
     return x if isinstance(x, paddle.Tensor) else paddle.to_tensor(x)
 
 

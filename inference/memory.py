@@ -20,7 +20,7 @@ Size = tuple[int, int]  # (H, W)
 GB = 1 << 30
 SMALLEST_STRIP = 1 << 13  # pixels; below that, overlapping rows cost more than smaller strips save
 SMALLEST_WINDOW = 256
-WHOLE = 1 << 30  # pixels of a strip that is any image: inference.plain_network then runs without strips
+WHOLE = 1 << 30  # pixels of a strip that is any image: inference.whole_network then runs without strips
 # Bytes of temporaries per pixel of a strip in the head of W48 (512 channels), and the backbone's memory relative to its
 # activations. Fitted to the resident memory of OpenVINO, for whole images and windows; for the other two, upper bounds
 # of what benchmarks/inference.py measures.
@@ -112,12 +112,17 @@ class NetworkWithFootprint(Protocol):
     """A network that estimates its memory: inference.fused_network.FusedNetwork."""
     base: float
     n_scales: list[float]
-    largest_strip: int
+    strips: list[int]  # of pixels that can be chosen, the fastest first
     footprint: Footprint
     device: str
 
     def peak(self, size: Sequence[int], strip: int | None = None) -> float:
         ...
+
+
+def halves(strip: int) -> list[int]:
+    """Pixels of strips, from this number down to SMALLEST_STRIP."""
+    return [strip, *(halves(strip // 2) if strip > SMALLEST_STRIP else [])]
 
 
 def fit(network: NetworkWithFootprint, size: Size, crop_size: Size | None, stride: Size | None,
@@ -128,14 +133,14 @@ def fit(network: NetworkWithFootprint, size: Size, crop_size: Size | None, strid
     """
     window = crop_size or size
     if limit is None:
-        need, have = network.base + network.peak(window), available(network.device)
-        if need > have and network.largest_strip >= WHOLE:
-            strip = WHOLE >> 1
-            while strip > SMALLEST_STRIP and network.base + network.peak(window, strip) > have:
-                strip //= 2
-            need = network.base + network.peak(window, strip)
-        else:
-            strip = network.largest_strip
+        have = available(network.device)
+        whole = network.strips[0] >= WHOLE  # then strips are how less memory is taken; smaller ones save little
+        needs = {strip: network.base + network.peak(window, strip) for strip in network.strips[:None if whole else 1]}
+        strip = next((strip for strip, need in needs.items() if need <= have), list(needs)[-1])
+        need = needs[strip]
+        if whole and strip < WHOLE:
+            logger.info('images of %dx%d go through strips: at once they need %.1f GB, %.1f GB are there', *window,
+                        needs[WHOLE] / GB, have / GB)
         if need > have:
             logger.warning(
                 'an image of %dx%d at scales %s may need %.1f GB, %.1f GB are there: use --memory_limit %.1f, '
@@ -156,13 +161,10 @@ def plan_within(network: NetworkWithFootprint, size: Size, limit: float) -> Plan
     UserError if nothing fits.
     """
     base, window = network.base, list(size)
-    strips = [network.largest_strip]
-    while strips[-1] > SMALLEST_STRIP:
-        strips.append(strips[-1] // 2)
     while True:
         # Windows are summed into the logits of the whole image, and their average is a second array of that size.
         whole = 0 if window == list(size) else 8 * network.footprint.classes * size[0] * size[1]
-        for strip in strips:
+        for strip in network.strips:
             need = base + network.peak(window, strip) + whole
             if need <= limit:
                 return Plan(strip, (window[0], window[1]), need)

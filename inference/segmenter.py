@@ -69,8 +69,8 @@ class Segmenter:
 
     config: a YAML file, or a common.builder.Builder. weights: a file, a URL, or a name in configs/model_zoo.yml.
     Options as the flags of predict.py: crop_size and stride are (W, H), memory_limit is in GB, opts are 'key=value' of
-    the config, custom_color is a flat list of R G B. A sliding window in the config's test_config counts, too. Uses all
-    cores, or as many as OMP_NUM_THREADS says.
+    the config, custom_color is a flat list of R G B, calibration is (folder, number) of the images for int8. A sliding
+    window in the config's test_config counts, too. Uses all cores, or as many as OMP_NUM_THREADS says.
     Raises UserError with one line for what does not fit.
 
         segment = Segmenter('configs/toy.yml', 'output/toy/best_model/model.pdparams')
@@ -83,6 +83,7 @@ class Segmenter:
                  scales: Sequence[float] = (1.0,), flip_horizontal: bool = False, flip_vertical: bool = False,
                  is_slide: bool = False, crop_size: Sequence[int] | None = None, stride: Sequence[int] | None = None,
                  memory_limit: float | None = None, backend: str = 'auto', precision: str = 'fp32', cache: bool = True,
+                 calibration: tuple[str | None, int] = (None, 32),
                  opts: Sequence[str] = (), custom_color: Sequence[int] | None = None) -> None:
         cli.load_paddle()
         from paddleseg.transforms import Compose
@@ -105,7 +106,7 @@ class Segmenter:
         self.colors = pictures.color_table(self.labels, custom_color)
         steps, self._normalization = put_off(builder.val_transforms)
         self._transforms = Compose(steps)
-        self.predictor = Predictor(backends.create(builder, path, backend, precision, cache), **options)
+        self.predictor = Predictor(backends.create(builder, path, backend, precision, cache, calibration), **options)
 
     @property
     def scales(self) -> list[float]:

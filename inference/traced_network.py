@@ -88,7 +88,9 @@ def create(model: paddle.nn.Layer, model_path: str | os.PathLike, model_cfg: dic
 
 def _built(executor: Callable[[Path, str], Any], folder: Path, precision: str) -> TracedNetwork:
     try:
-        return TracedNetwork(executor(folder, precision))
+        built = executor(folder, precision)
+        built.load(GRAPH)
+        return TracedNetwork(built)
     except UserError:
         raise
     except Exception as error:  # the backends have classes of their own for a graph that they do not take

@@ -24,6 +24,15 @@ def cache(tmp_path_factory):
     os.environ['MSCALE_CACHE'] = str(tmp_path_factory.mktemp('cache'))
 
 
+@pytest.fixture(scope='session', autouse=True)
+def one_thread_of_opencv():
+    """Tests fork Paddle's own loader from this process, where a thread of OpenCV's pool may hold its lock at that
+    moment: the worker would wait for it for ever. training/loader.py takes care of it (`_forkable`).
+    """
+    import cv2
+    cv2.setNumThreads(1)
+
+
 @pytest.fixture(scope='session')
 def toy(tmp_path_factory):
     """A converted toy Cityscapes of 6 + 3 + 6 images of 64x128; not to be changed by a test."""

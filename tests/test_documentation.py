@@ -38,6 +38,8 @@ NEEDS = {
     'python -m benchmarks.': 'minutes to hours',
     'python -m tests.zoo_backends': 'minutes; tests/inference/test_traced_network.py',
     'python export.py --precision int8': 'trained weights, NNCF; tests/export/test_quantisation.py',
+    'python predict.py --precision int8': 'NNCF; tests/inference/test_quantised.py',
+    'python tools/check_quantisation.py': 'NNCF; tests/tools/test_check_quantisation.py',
     'python tools/check_machine.py': 'minutes; tests/tools/test_check_machine.py',
     'python tools/convert_weights.py': 'weights of HRNet-W48; tests/tools/test_convert_weights.py',
     'python train.py --config $PADDLESEG/': 'a checkout of PaddleSeg; tests/zoo.py',

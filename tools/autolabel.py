@@ -204,7 +204,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     by_class = thresholds.class_thresholds(args.class_thresholds, label_set.names)
     truths = files.find_truths(args.ground_truth, jobs, label_set) if args.ground_truth else {}
     options = flags.predictor_options(vars(args))
-    settings = files.settings_of(config, label_set, {**options, 'precision': args.precision}, args.model_path,
+    settings = files.settings_of(config, label_set, {**options, **flags.precision_settings(args)}, args.model_path,
                                  args.image_dir, args.save_dir)
     flags.check_writable(args.save_dir)
     files.check_folder(args.save_dir, settings)

@@ -95,6 +95,7 @@ IDEAS: dict[str, tuple[str, tuple[str, ...]]] = {  # name: (text, what differs f
 THRESHOLDS: dict[str, tuple[str, ...]] = {
     '0.9': (), '0.5': ('--threshold', '0.5'), 'budget': ('--class_budget', '0.2')}
 SCORED = ('base-seed0', 'main')  # the weights whose scales and precisions are compared
+PRECISIONS = ('fp32', 'bf16', 'int8')  # of inference
 
 
 def steps() -> list[Step]:
@@ -138,7 +139,7 @@ def _scores(weights: str) -> list[Step]:
             found.append(Scoring(score_name(weights, name, flip), 'scales', (weights,), CONFIG, weights, flags,
                                  (f'model.n_scales={n_scales}',)))
     return found + [Scoring(f'precision-{weights}-{precision}', 'precision', (weights,), CONFIG, weights,
-                            ('--precision', precision)) for precision in ('fp32', 'bf16')]
+                            ('--precision', precision)) for precision in PRECISIONS]
 
 
 def score_name(weights: str, scales: str, flip: bool) -> str:

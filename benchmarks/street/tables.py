@@ -114,7 +114,7 @@ def scales(records: Records) -> str:
 def precision(records: Records) -> str:
     return rows(['precision', *(f'`{weights}`' for weights in experiments.SCORED)],
                 [[name, *(percent(value(records, f'precision-{weights}-{name}')) for weights in experiments.SCORED)]
-                 for name in ('fp32', 'bf16')])
+                 for name in experiments.PRECISIONS])
 
 
 RARE = ('fence', 'pole', 'traffic sign', 'person', 'bicycle')  # each less than 2% of the pixels

@@ -6,8 +6,11 @@ import importlib
 import importlib.util
 import logging
 import os
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import paddle
 
 from common import gpu
@@ -17,7 +20,7 @@ from inference import memory
 from inference.backends.paddle_backend import PaddleExecutor
 from inference.converted import converted
 from inference.fused_network import FusedNetwork
-from inference.plain_network import PlainNetwork
+from inference.whole_network import WholeNetwork
 from models.weights import load_weights
 
 logger = logging.getLogger(__name__)
@@ -29,12 +32,13 @@ def installed() -> list[str]:
 
 
 def create(builder: Any, model_path: str | os.PathLike, backend: str = 'auto', precision: str = 'fp32',
-           cache: bool = True) -> Any:
+           cache: bool = True, calibration: tuple[str | None, int] = (None, 32)) -> Any:
     """The network of a config with these weights, ready to evaluate: (1, 3, H, W) float32 tensor -> [logits].
 
     builder: common.builder.Builder. backend: 'auto' is Paddle on a GPU, and on a CPU the fastest that is installed.
     precision: of the network; the fusion of scales and argmax are float32 always. cache: keep the network converted for
-    OpenVINO and ONNX Runtime, and reuse one kept earlier.
+    OpenVINO and ONNX Runtime, and reuse one kept earlier. calibration: a folder of images for int8, None for those of
+    the config, and how many at most.
     Returns a FusedNetwork; where the model is of another kind, the model itself, with --backend paddle and auto, and
     else an inference.traced_network.TracedNetwork.
     Raises UserError, with one line that names what would work, for a backend that is not installed, and for a
@@ -57,7 +61,9 @@ def create(builder: Any, model_path: str | os.PathLike, backend: str = 'auto', p
     chosen = backend
     if backend == 'auto':
         chosen = 'paddle' if paddle.get_device() != 'cpu' else available[0]
-    if chosen == 'paddle':
+    if precision == 'int8':
+        network = _int8(builder, model_path, chosen, cache, calibration)
+    elif chosen == 'paddle':
         network = fuse_for_inference(_loaded(model, model_path), precision)
     else:
         with converted(model, model_path, cache) as folder:
@@ -65,9 +71,45 @@ def create(builder: Any, model_path: str | os.PathLike, backend: str = 'auto', p
             del model
             builder.release_model()  # Paddle's copy of the weights, 0.3 GB of W48, is not needed again
             executor = executor_of(chosen)(folder, precision)
-            network = FusedNetwork(executor, scales, footprint, scale_image)
+            network = _fastest(executor, (scales, footprint, scale_image), folder, precision, cache)
     logger.info('network: %s on %s, %s', chosen, network.executor.device, precision)
     return network
+
+
+def _int8(builder: Any, model_path: str | os.PathLike, backend: str, cache: bool,
+          calibration: tuple[str | None, int]) -> FusedNetwork:
+    from inference.export.quantisation import Images
+    from inference.quantised import converted_int8
+    if backend == 'paddle':
+        raise UserError('--precision int8: expected --backend openvino or onnxruntime, found paddle; choose one of '
+                        'them')
+    model = builder.model
+    rest = model.n_scales, memory.footprint(model), model.scale_image
+    del model
+
+    def built(folder: Path) -> FusedNetwork:
+        return _fastest(executor_of(backend)(folder, 'int8'), rest, folder, 'int8', cache)
+
+    def logits(precision: str, folder: Path | None, images: Sequence[np.ndarray]) -> list[np.ndarray]:
+        network = create(builder, model_path, backend, cache=cache) if folder is None else built(folder)
+        return [network(paddle.to_tensor(image))[0].numpy() for image in images]
+
+    with converted_int8(builder, model_path, Images(*calibration), cache, logits) as folder:
+        return built(folder)
+
+
+def _fastest(executor: Any, rest: tuple[Any, ...], folder: Path, precision: str, cache: bool) -> FusedNetwork:
+    """The network of an executor and the `rest` of FusedNetwork's arguments in the form that is the fastest here."""
+    from inference import forms
+    whole = WholeNetwork(executor, *rest)
+    form = forms.choose(whole, folder, precision, cache)
+    executor.strip = whole.strips[1]
+    scales, footprint, scale_image = rest
+    if form == forms.STRIPS:
+        executor.load_strips()
+        return FusedNetwork(executor, scales, footprint, scale_image)
+    executor.load_whole(attend=len(scales) > 1)
+    return WholeNetwork(executor, scales, footprint, scale_image, forms.extra_bytes(precision, footprint))
 
 
 def executor_of(backend: str) -> Any:
@@ -99,7 +141,7 @@ def fuse_for_inference(model: Any, precision: str = 'fp32') -> Any:
         return model
     executor, footprint = PaddleExecutor(model, precision), memory.footprint(model)
     if memory.on_gpu(executor.device):
-        return PlainNetwork(executor, model, footprint)
+        return WholeNetwork(executor, model.n_scales, footprint, model.scale_image)
     return FusedNetwork(executor, model.n_scales, footprint, model.scale_image)
 
 

@@ -1,10 +1,12 @@
 """Base of the executors of converted networks: arrays are NumPy's, a part is a function of named arrays."""
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import paddle
 
+from inference import onnx_writer, scale_graph
 from inference.converted import OBJECTS
 
 STRIP = 1 << 14  # pixels of a strip; larger ones take more memory
@@ -16,16 +18,39 @@ def threads() -> int:
 
 
 class EngineExecutor:
-    """An inference.fused_network.Executor of a folder of inference.converted; subclasses run a part, an .onnx of it."""
+    """A WholeExecutor (inference.whole_network) of a folder of inference.converted; subclasses run a part, an .onnx.
+
+    Parts are loaded when they are first run, or by `load`.
+    """
     name = ''
     device = 'CPU'
 
     def __init__(self, folder: Path) -> None:
-        self.strip = STRIP
+        self.strip, self._folder = STRIP, folder
+        self._loaded: dict[str, Any] = {}
         self.object_weights: dict[str, np.ndarray] = {}
         if (folder / OBJECTS).exists():  # not of inference.traced_network
             with np.load(folder / OBJECTS) as arrays:
                 self.object_weights = dict(arrays)
+
+    def load(self, *parts: str) -> None:
+        """Have these parts ready."""
+        for part in parts:
+            if part not in self._loaded:
+                self._loaded[part] = self._load(self._folder / f'{part}.onnx')
+
+    def load_strips(self) -> None:
+        self.load(*onnx_writer.PARTS)
+
+    def load_whole(self, attend: bool) -> None:
+        self.load(*map(scale_graph.part, {False, attend}))
+
+    def unload(self) -> None:
+        """Free all parts; they are loaded again when they are run."""
+        self._loaded.clear()
+
+    def _load(self, path: Path) -> Any:
+        raise NotImplementedError
 
     def run(self, part: str, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
         """Outputs of a part, arrays that stay valid."""
@@ -47,6 +72,10 @@ class EngineExecutor:
         if inside is None:
             return self.run('logits', inputs)[0], None
         return self.run('logits_and_attention', {**inputs, 'inside': inside})
+
+    def whole(self, image: paddle.Tensor, attend: bool) -> tuple[np.ndarray, np.ndarray | None]:
+        found = self.run(scale_graph.part(attend), {scale_graph.IMAGE: image.numpy()})
+        return found[0], found[1] if attend else None
 
     def join(self, strips: Sequence[np.ndarray]) -> np.ndarray:
         return np.ascontiguousarray(strips[0]) if len(strips) == 1 else np.concatenate(strips, axis=2)

@@ -19,19 +19,24 @@ class OnnxRuntimeExecutor(EngineExecutor):
         import onnxruntime
         offered = onnxruntime.get_available_providers()
         with_cuda = PROVIDERS[0] in offered
-        if precision != 'fp32' and not (precision == 'tf32' and with_cuda):
+        if precision not in ('fp32', 'tf32' if with_cuda else 'int8'):
             raise UserError(f'--precision {precision}: expected fp32 with --backend onnxruntime; leave it out, or try '
                             '--backend openvino')
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.log_severity_level = threads(), 3
         options.enable_cpu_mem_arena = False  # it never frees the largest image's memory
-        chosen: list[Any] = [name for name in PROVIDERS if name in offered]
+        providers: list[Any] = [name for name in PROVIDERS if name in offered]
         if with_cuda:  # whose default is TF32
-            chosen[0] = PROVIDERS[0], {'use_tf32': '1' if precision == 'tf32' else '0'}
-        self._sessions = {path.stem: onnxruntime.InferenceSession(path, options, chosen)
-                          for path in folder.glob('*.onnx')}
+            providers[0] = PROVIDERS[0], {'use_tf32': '1' if precision == 'tf32' else '0'}
+        self._options, self._providers = options, providers
         # A provider may lack its driver or libraries; ONNX Runtime then uses the next one.
-        self.device = next(iter(self._sessions.values())).get_providers()[0]
+        smallest = min(folder.glob('*.onnx'), key=lambda path: path.stat().st_size)
+        self.device = self._load(smallest).get_providers()[0]
+
+    def _load(self, path: Path) -> Any:
+        import onnxruntime
+        return onnxruntime.InferenceSession(path, self._options, self._providers)
 
     def run(self, part: str, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
-        return self._sessions[part].run(None, inputs)
+        self.load(part)
+        return self._loaded[part].run(None, inputs)

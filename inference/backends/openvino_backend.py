@@ -8,6 +8,7 @@ import numpy as np
 
 from common.errors import UserError
 from common.flags import PRECISIONS
+from inference import onnx_writer, scale_graph
 from inference.backends.engine import EngineExecutor, threads
 
 
@@ -19,24 +20,42 @@ class OpenVINOExecutor(EngineExecutor):
         super().__init__(folder)
         core = shared_core()
         has = {'FP32', *core.get_property('CPU', 'OPTIMIZATION_CAPABILITIES')}
+        # In int8, graphs with 8-bit convolutions compute the rest in float32: OpenVINO 2026.4 refuses bfloat16 there.
+        self._beside_int8 = 'bf16' if 'BF16' in has else 'f32'
+        self._precision = precision
+        name = {'fp32': 'f32', 'bf16': 'bf16', 'fp16': 'f16', 'int8': 'f32'}[precision]
         if precision.upper() not in has:
             names = [name for name in PRECISIONS if name.upper() in has]
             raise UserError(f'--precision {precision}: expected what this processor has ({", ".join(names)}), found '
                             f'{precision}; it would be slower than fp32 here')
-        hints = {'INFERENCE_NUM_THREADS': threads(), 'PERFORMANCE_HINT': 'LATENCY',
-                 'INFERENCE_PRECISION_HINT': {'fp32': 'f32', 'bf16': 'bf16', 'fp16': 'f16'}[precision],
-                 # No cache for recurring shapes: it takes memory for each image size.
-                 'CPU_RUNTIME_CACHE_CAPACITY': 0}
-        self._models = {path.stem: core.compile_model(core.read_model(path), 'CPU', hints)
-                        for path in folder.glob('*.onnx')}
+        self._hints = {'INFERENCE_NUM_THREADS': threads(), 'PERFORMANCE_HINT': 'LATENCY',
+                       'INFERENCE_PRECISION_HINT': name,
+                       # No cache for recurring shapes: it takes memory for each image size.
+                       'CPU_RUNTIME_CACHE_CAPACITY': 0}
         self._requests: dict[str, Any] = {}
 
+    def _load(self, path: Path) -> Any:
+        core, hints = shared_core(), self._hints
+        if self._precision == 'int8' and path.stem in onnx_writer.PARTS[1:]:
+            hints = {**hints, 'INFERENCE_PRECISION_HINT': self._beside_int8}
+        return core.compile_model(core.read_model(path), 'CPU', hints)
+
+    def unload(self) -> None:
+        self._requests.clear()
+        super().unload()
+
     def run(self, part: str, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+        self.load(part)
         if part not in self._requests:
-            # One part at a time: a compiled model keeps the buffers of its largest image otherwise.
-            for other in self._requests:
-                self._models[other].release_memory()
-            self._requests = {part: self._models[part].create_infer_request()}
+            # One part at a time: a compiled model keeps the buffers of its largest image otherwise. Where a scale runs
+            # at once it keeps them: to ask the system for gigabytes again, for each scale of each image, takes up to
+            # half the time.
+            scales = set(map(scale_graph.part, (False, True)))
+            for other in list(self._requests):
+                if not {part, other} <= scales:
+                    self._loaded[other].release_memory()
+                    del self._requests[other]
+            self._requests[part] = self._loaded[part].create_infer_request()
         request = self._requests[part]
         request.infer(inputs, share_inputs=True)
         return [np.array(tensor.data) for tensor in request.output_tensors]

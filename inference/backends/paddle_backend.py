@@ -5,7 +5,7 @@ import numpy as np
 import paddle
 
 from common.errors import UserError
-from inference import fused
+from inference import fused, plain_head
 from inference.paddle_operations import Dtype, PaddleOps
 from models.mscale_ocrnet import MscaleOCRNet
 
@@ -27,11 +27,14 @@ class PaddleExecutor:
         self.device = paddle.get_device()
         self.strip = CPU_STRIP if on_cpu else GPU_STRIP
         self.object_weights = fused.object_weights(head)
-        self.ops, self._net, self._attention = PaddleOps(DTYPES[precision]), net, model.scale_attn
+        self.ops, self._model = PaddleOps(DTYPES[precision]), model
         self._weights = fused.head_weights(head, net.branch_channels)
 
     def backbone(self, image: paddle.Tensor) -> list[paddle.Tensor]:
-        return self._net.walk(self.ops, image.astype(self.ops.dtype))
+        return self._model.ocrnet.backbone.walk(self.ops, image.astype(self.ops.dtype))
+
+    def whole(self, image: paddle.Tensor, attend: bool) -> tuple[paddle.Tensor, paddle.Tensor | None]:
+        return plain_head.logits_and_attention(self.ops, self._model, self.backbone(image), attend)
 
     def pixels(self, finest: paddle.Tensor, coarser: Sequence[paddle.Tensor], enlarge: np.ndarray,
                enlarge_shifted: np.ndarray) -> tuple[paddle.Tensor, list[np.ndarray]]:
@@ -41,7 +44,7 @@ class PaddleExecutor:
 
     def logits(self, pixels: paddle.Tensor, key: np.ndarray, context: np.ndarray,
                inside: np.ndarray | None) -> Sequence[paddle.Tensor | None]:
-        attention = None if inside is None else self._attention
+        attention = None if inside is None else self._model.scale_attn
         found = fused.logits_and_attention(
             self.ops, self._weights, attention, pixels, self.ops.tensor(key), self.ops.tensor(context),
             None if inside is None else self.ops.tensor(inside))

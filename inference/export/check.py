@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import paddle
+from paddleseg.transforms import Compose, Normalize
 from tqdm import tqdm
 
 from common.errors import UserError
@@ -18,6 +19,11 @@ RANGE = 1e-3  # of fp32: of the range of the logits
 CLASSES = {'fp16': 1e-3, 'int8': 1e-2}  # of the pixels; of int8 in all images, a limit of ours: what 8 bits leave
 
 Transforms = Callable[[dict[str, Any]], dict[str, Any]]
+
+
+def normalising(builder: Any) -> Transforms:
+    """Of the validation images of a config: Normalize alone, from BGR."""
+    return Compose([step for step in builder.val_transforms if isinstance(step, Normalize)])
 
 
 class Case(NamedTuple):

@@ -188,9 +188,9 @@ class WholeOps(OnnxOps):
         return self.relu(self.node('Sub', self._stored(np.array(1, np.float32)), apart))
 
     def like(self, x: str, other: str) -> str:
-        channels, size = self._images[other][0], self.size(other)
-        shape = self.node('Concat', self.ints(1, channels), size, axis=0) if isinstance(size, str) \
-            else self.ints(1, channels, *size)
+        size = self.size(other)
+        shape = self.node('Concat', self.ints(1, -1), size, axis=0) if isinstance(size, str) \
+            else self.ints(1, -1, *size)
         y = self.node('Reshape', x, shape)
         self._images[y] = self._images[other]
         return y

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import onnx
 from onnx import helper
+from paddleseg.transforms import Normalize
 from tqdm import tqdm
 
 from common.errors import UserError
@@ -87,6 +88,11 @@ def choose(images: Images, builder: Any, resizing: Sequence[Transform] = ()) -> 
                 '%s', len(chosen.calibration), *WINDOW, source, len(chosen.held_out), check_source, SEED,
                 ', '.join(FLOAT))
     return chosen
+
+
+def resizing(builder: Any) -> list[Transform]:
+    """The transforms of the validation images without Normalize."""
+    return [step for step in builder.val_transforms if not isinstance(step, Normalize)]
 
 
 def _files(builder: Any, section: str) -> list[Path]:

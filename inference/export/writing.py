@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import paddleseg.transforms
-from paddleseg.transforms import Compose
 
 from common.atomic_io import flush_folder, sha256_of
 from common.errors import FileError, UserError
@@ -65,11 +64,11 @@ def export(builder: Any, weights: Path, save_dir: Path, format_name: str, settin
         metadata = description.metadata(builder.labels, scales, settings, digest)
         photographs: list[np.ndarray] = []
         if settings.precision == 'int8':
-            taken = quantisation.choose(images, builder, _others(builder))
+            taken = quantisation.choose(images, builder, quantisation.resizing(builder))
             photographs = taken.held_out
             metadata.update(quantisation.description(taken))
             files = module.write(model, settings, metadata, folder, [
-                check.network_input(image, settings, _normalise(builder)) for image in taken.calibration])
+                check.network_input(image, settings, check.normalising(builder)) for image in taken.calibration])
         else:
             files = module.write(model, settings, metadata, folder)
         transforms = builder.config.val_dataset_cfg.get('transforms', [])
@@ -88,17 +87,9 @@ def export(builder: Any, weights: Path, save_dir: Path, format_name: str, settin
 def _check(builder: Any, weights: Path, load: Any, folder: Path, settings: Settings, classes: str,
            photographs: Sequence[np.ndarray]) -> float:
     network = backends.create(builder, str(weights))
-    cases = check.cases(network, settings, _normalise(builder), photographs)
+    cases = check.cases(network, settings, check.normalising(builder), photographs)
     del network
     return check.compare(load(folder), cases, settings, classes)
-
-
-def _normalise(builder: Any) -> Compose:
-    return Compose([step for step in builder.val_transforms if isinstance(step, paddleseg.transforms.Normalize)])
-
-
-def _others(builder: Any) -> list[Any]:
-    return [step for step in builder.val_transforms if not isinstance(step, paddleseg.transforms.Normalize)]
 
 
 def _with_normalisation(settings: Settings, builder: Any) -> Settings:

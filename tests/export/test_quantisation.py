@@ -14,6 +14,7 @@ import pytest
 from onnx import numpy_helper
 
 from common.export_table import FORMATS
+from common.processor import processor
 from inference.export import check, onnx_graph, quantisation
 from inference.export.quantisation import Images
 from inference.export.whole import Settings
@@ -21,13 +22,12 @@ from tests import fill
 from tests.conftest import write_tiny_config
 from tests.export import networks
 from tests.export.test_export import ONE_SCALE, exported, refused, weights  # noqa: F401
-from training import run_record
 
 needs_nncf = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ('nncf', 'onnxruntime')),
     reason='needs nncf and onnxruntime (requirements-int8.txt)')
 # Whether OpenVINO multiplies 8-bit numbers exactly here; else it adds pairs of products in 16 bits.
-VNNI = any('vnni' in name for name in run_record.processor()['instructions']) and not re.fullmatch(
+VNNI = any('vnni' in name for name in processor()['instructions']) and not re.fullmatch(
     'SSE41|AVX|AVX2|AVX512_CORE', os.environ.get('ONEDNN_MAX_CPU_ISA', ''))
 SETTINGS = Settings(preprocessing=True, mean=networks.MEAN, std=networks.STD)
 

@@ -55,7 +55,7 @@ def of_form(form, weights, monkeypatch, scales=(0.5, 1.0, 2.0), strip=300):
             monkeypatch.setattr(memory, name, lambda device, value=value: value)
         return backends.fuse_for_inference(plain_model(weights, scales))
     found = backends.create(Built(network(scales)), weights, form)
-    found.executor.strip = found.largest_strip = strip
+    found.executor.strip, found.strips = strip, [strip]
     return found
 
 

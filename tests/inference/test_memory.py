@@ -28,7 +28,7 @@ W48 = memory.Footprint(stage1=256, branch=48, features=512, classes=19, weights=
 @pytest.fixture
 def w48():
     """As a network of inference.backends, W48 at 0.5/1/2 with OpenVINO, loaded into 0.75 GB."""
-    network = SimpleNamespace(footprint=W48, n_scales=[0.5, 1.0, 2.0], base=0.75 * GB, largest_strip=1 << 15,
+    network = SimpleNamespace(footprint=W48, n_scales=[0.5, 1.0, 2.0], base=0.75 * GB, strips=memory.halves(1 << 15),
                               device='CPU')
     network.peak = lambda size, strip=1 << 15: W48.peak(size, network.n_scales, strip, 'openvino')
     return network

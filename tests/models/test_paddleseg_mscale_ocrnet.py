@@ -16,7 +16,7 @@ import val
 from common import registry
 from common.builder import Builder
 from common.config import Config
-from inference import backends
+from inference import backends, forms
 from models.hrnet import HRNet
 from models.mscale_ocrnet import MscaleOCRNet
 from models.paddleseg_mscale_ocrnet import PaddleSegMscaleOCRNet, of_config
@@ -71,8 +71,10 @@ def test_state_dict_is_that_of_paddlesegs_class():
 @pytest.mark.parametrize('mscale, size, use_psa', [
     ((0.5, 1.0, 2.0), (64, 96), True), ((0.5, 1.0, 2.0), (67, 99), True), ((1.0, 0.75), (69, 101), True),
     ((1.0,), (64, 64), False), ((), (65, 97), True)])
-@pytest.mark.parametrize('backend', ['paddle', 'openvino', 'onnxruntime'])
-def test_logits_are_those_of_paddlesegs_forward_in_every_backend(mscale, size, use_psa, backend, tmp_path, monkeypatch):
+@pytest.mark.parametrize('backend,form', [('paddle', 'strips'), *((backend, form) for backend in (
+    'openvino', 'onnxruntime') for form in ('strips', 'plain'))])
+def test_logits_are_those_of_paddlesegs_forward_in_every_backend(mscale, size, use_psa, backend, form, tmp_path,
+                                                                 monkeypatch):
     if backend not in backends.installed():
         pytest.skip('not installed')
     monkeypatch.setenv('MSCALE_CACHE', str(tmp_path / 'cache'))
@@ -86,8 +88,10 @@ def test_logits_are_those_of_paddlesegs_forward_in_every_backend(mscale, size, u
         def release_model():
             pass
 
+    monkeypatch.setattr(forms, 'choose', lambda *_: form)
     network = backends.create(Unfilled, tmp_path / 'model.pdparams', backend)
-    network.executor.strip = 300
+    if form == 'strips':
+        network.executor.strip = 300
     x = fill.image(3, [1, 3, *size])
     plain = rounding.of_network(lambda x: theirs(x)[0])
     want, found = plain(x), network(paddle.to_tensor(x))[0].numpy()

@@ -1,0 +1,58 @@
+"""Each scale at once, without strips: fewer bytes are moved and larger convolutions run, in more memory.
+
+On a GPU always, where memory suffices: which of the two is faster there has not been measured. On a CPU where
+inference.forms has measured it to be faster.
+"""
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import paddle
+
+from inference import memory
+from inference.fused_network import Executor, FusedNetwork, as_tensor
+from models.layers import scale_image
+
+
+class WholeExecutor(Executor, Protocol):
+    """An Executor that can also run a scale at once."""
+
+    def whole(self, image: paddle.Tensor, attend: bool) -> tuple[Any, Any | None]:
+        """float32 (1, 3, H, W) -> logits (1, K, h, w) and attention (1, 1, h, w), None without `attend`; float32."""
+
+
+class WholeNetwork(FusedNetwork):
+    """As FusedNetwork; `executor.strip` of memory.WHOLE runs each scale at once, a smaller one in strips.
+
+    extra: bytes that a scale at once takes beyond strips, per pixel of the finest branch (`head_bytes`).
+    """
+
+    def __init__(self, executor: WholeExecutor, n_scales: Sequence[float], footprint: memory.Footprint,
+                 scale_image: Callable[[paddle.Tensor, float], paddle.Tensor] = scale_image,
+                 extra: float | None = None) -> None:
+        super().__init__(executor, n_scales, footprint, scale_image)
+        self.executor: WholeExecutor = executor
+        self._extra = head_bytes(footprint) if extra is None else extra
+        self.strips = [memory.WHOLE, *self.strips]
+        executor.strip = memory.WHOLE
+
+    def peak(self, size: Sequence[int], strip: int | None = None) -> float:
+        if (strip or self.strips[0]) < memory.WHOLE:
+            return super().peak(size, strip)
+        # An engine keeps what the highest and what the second highest scale takes.
+        return sum(self.footprint.peak(size, [scale], self.strips[1], self.executor.name) +
+                   self._extra * size[0] * size[1] * scale**2 / 16 for scale in sorted(set(self.n_scales))[-2:])
+
+    def one_scale(self, image: paddle.Tensor, attend: bool) -> tuple[paddle.Tensor, paddle.Tensor | None]:
+        if self.executor.strip < memory.WHOLE:
+            return super().one_scale(image, attend)
+        logits, attention = self.executor.whole(image, attend)
+        return as_tensor(logits), None if attention is None else as_tensor(attention)
+
+
+def head_bytes(footprint: memory.Footprint) -> float:
+    """Of float32, per pixel of the finest branch, of the heads as trained.
+
+    15 times the finest branch, enlarged and joined; the same for the auxiliary head; and of the features: pixels,
+    context, both joined, the result. Twice, because a convolution may copy its input.
+    """
+    return 2 * 4 * (2 * 15 * footprint.branch + 5 * footprint.features)

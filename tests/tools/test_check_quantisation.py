@@ -1,0 +1,53 @@
+"""tools/check_quantisation.py: its scores are those of val.py, in every precision."""
+import json
+import shutil
+
+import val
+from tests.export.test_quantisation import needs_nncf, trained  # noqa: F401 (a fixture)
+from tests.test_command_lines import run
+from tools import check_quantisation
+
+
+@needs_nncf
+def test_the_table(trained, toy, tmp_path, capsys, monkeypatch):  # noqa: F811
+    monkeypatch.setenv('MSCALE_CACHE', str(tmp_path / 'cache'))
+    weights = shutil.copytree(trained[1].parent, tmp_path / 'run') / 'model.pdparams'
+    common = ['--config', trained[0], '--model_path', weights, '--num_workers', 0, '--calibration_count', 4]
+    assert run(check_quantisation.main, *common, '--save', tmp_path / 'table.json') is None
+    lines = capsys.readouterr().out.splitlines()
+    found = json.loads((tmp_path / 'table.json').read_text())
+    names = [name for name in ('fp32', 'bf16', 'int8') if name in found]  # not every processor has bf16
+    assert list(found) == names and {'fp32', 'int8'} <= set(names)
+    start = next(i for i, line in enumerate(lines) if line.split() == names)
+    table = {line[:17].strip(): line[17:] for line in lines[start + 1:]}
+    for precision in ('fp32', 'int8'):
+        more = ['--precision', precision] if precision == 'int8' else common[-2:0]
+        assert run(val.main, *common[:6], *more, *(common[6:] if precision == 'int8' else [])) is None
+        report = json.loads(next((tmp_path / 'run').glob('evaluation_*.json')).read_text())
+        assert found[precision]['miou'] == report['miou']
+        assert f'{100 * report["miou"]:.2f}' in table['mIoU']
+        for name, scores in report['classes'].items():
+            assert (name in table) == (scores['iou'] is not None)
+            assert name not in table or f'{100 * scores["iou"]:.2f}' in table[name]
+    difference = 100 * (found['int8']['miou'] - found['fp32']['miou'])
+    assert table['mIoU'].endswith(f'({difference:+5.2f})')
+    assert found['fp32']['equal'] == 1 > found['int8']['equal'] > 0.9
+    assert all(row['seconds'] > 0 and row['peak_gb'] > 0.1 for row in found.values())
+
+
+def test_refusals(tmp_path, capsys):
+    common = ['--config', 'a.yml', '--model_path', 'b']
+    for flags, text in ((['--save', 'a.csv'], 'error: --save a.csv: expected a name that ends in .json; rename it'),
+                        (['--calibration_count', 0], 'error: --calibration_count: expected at least 1, found 0')):
+        assert run(check_quantisation.main, *common, *flags) == 1
+        assert capsys.readouterr().err.strip().splitlines()[-1] == text
+
+
+def test_the_peak_begins_anew(monkeypatch, tmp_path):
+    held = bytearray(b'1') * (1 << 29)
+    high = check_quantisation.peak_gb()
+    del held
+    check_quantisation.reset_peak()
+    assert 0.05 < check_quantisation.peak_gb() < high - 0.4
+    monkeypatch.setattr(check_quantisation, 'PEAK_RESET', str(tmp_path / 'none' / 'clear_refs'))
+    check_quantisation.reset_peak()  # where Linux does not allow it: no error

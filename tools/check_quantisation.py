@@ -1,0 +1,145 @@
+"""What 8 bits cost and save: the validation images in fp32, bf16 and int8, side by side.
+
+    python tools/check_quantisation.py --config configs/... --model_path .../model.pdparams
+
+Prints IoU per class and mIoU in each precision, the share of pixels with the class of the first one, seconds per image
+of the network, and the peak of resident memory. A precision that the processor does not have is left out.
+"""
+import argparse
+import json
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+if __name__ == '__main__':
+    from shared import repository
+    repository.import_from_root()
+
+import numpy as np
+
+from common import cli, flags
+from common.atomic_io import write_atomically
+from common.errors import UserError
+from common.numbers import finite_or_none
+
+PEAK_RESET = '/proc/self/clear_refs'  # Linux: writing 5 has VmHWM begin anew
+COMPARED = ('fp32', 'bf16', 'int8')
+
+logger = logging.getLogger('check_quantisation')
+
+
+def parse_args(argv: Sequence[str]) -> argparse.Namespace:
+    parser = cli.ArgumentParser(description=(__doc__ or '').splitlines()[0])
+    flags.add_inference_flags(parser, '--aug_eval')
+    parser.set_defaults(precision='int8')
+    parser.add_argument('--save', metavar='FILE', help='write the table as .json, too')
+    cli.add_debug_flag(parser)
+    return parser.parse_args(argv)
+
+
+def measure(builder: Any, args: argparse.Namespace, precision: str, options: Mapping[str, Any],
+            first: list[np.ndarray]) -> dict[str, Any]:
+    """The row of a precision. first: the classes of the first precision, filled by it."""
+    from inference import backends
+    from inference.evaluator import evaluate
+    from inference.predictor import Predictor
+
+    dataset = builder.val_dataset
+    network = backends.create(builder, args.model_path, **{**flags.network_options(args), 'precision': precision})
+    predict, fill = Predictor(network, **options), not first
+    predict(dataset[0])  # warms up
+    reset_peak()
+    seconds = 0.0
+    equal: list[float] = []
+
+    def timed(sample: Mapping[str, Any]) -> np.ndarray:
+        nonlocal seconds
+        start = time.perf_counter()
+        classes = predict(sample)
+        seconds += time.perf_counter() - start
+        if fill:
+            first.append(classes)
+        equal.append(float((classes == first[len(equal)]).mean()))
+        return classes
+
+    result = evaluate(timed, dataset, args.num_workers)
+    return {'iou': result['iou'], 'miou': result['miou'], 'equal': float(np.mean(equal)),
+            'seconds': seconds / len(dataset), 'peak_gb': peak_gb()}
+
+
+def reset_peak() -> None:
+    """Have `peak_gb` begin anew, where Linux lets this process do that."""
+    try:
+        Path(PEAK_RESET).write_text('5')
+    except OSError:
+        logger.debug('the peak of memory is that of the whole process')
+
+
+def peak_gb() -> float:
+    """The peak of resident memory in GB."""
+    for line in Path('/proc/self/status').read_text().splitlines():
+        if line.startswith('VmHWM'):
+            return int(line.split()[1]) / 2**20
+    return float('nan')
+
+
+def table(names: Sequence[str], rows: Mapping[str, Mapping[str, Any]]) -> str:
+    """A line per class that occurs and per score, a column per precision, with its difference from the first."""
+    first, *others = rows
+    width = max(map(len, [*names, 'seconds per image']))
+    lines = [' ' * width + ''.join(f'{name:>16}' for name in rows)]
+
+    def scored(title: str, values: Mapping[str, float]) -> None:
+        if not np.isfinite(values[first]):  # a class that occurs nowhere
+            return
+        cells = [f'{100 * values[first]:16.2f}']
+        cells += [f'{100 * values[name]:8.2f} ({100 * (values[name] - values[first]):+5.2f})' for name in others]
+        lines.append(f'{title:{width}}' + ''.join(cells))
+
+    for i, title in enumerate(names):
+        scored(title, {name: row['iou'][i] for name, row in rows.items()})
+    scored('mIoU', {name: row['miou'] for name, row in rows.items()})
+    for title, key, form in (('equal classes', 'equal', '{:16.2%}'), ('seconds per image', 'seconds', '{:16.3f}'),
+                             ('peak GB', 'peak_gb', '{:16.2f}')):
+        lines.append(f'{title:{width}}' + ''.join(form.format(row[key]) for row in rows.values()))
+    return '\n'.join(lines)
+
+
+def main(argv: Sequence[str]) -> None:
+    args = parse_args(argv)
+    if args.save and Path(args.save).suffix != '.json':
+        raise UserError(f'--save {args.save}: expected a name that ends in .json; rename it')
+    cli.start_paddle()
+    from common.builder import Builder
+    from common.config import Config
+    from common.model_zoo import local_weights
+
+    flags.check_calibration(args)
+    config = Config(args.config, args.opts, with_pretrained=False)
+    vars(args).update(flags.with_test_config(vars(args), config.test_config, augment=True))
+    options = flags.predictor_options(vars(args))
+    args.model_path = str(local_weights(args.model_path))
+    builder = Builder(config)
+    builder.check_weights(Path(args.model_path).parent.parent)
+    if args.save:
+        flags.check_writable(Path(args.save).parent)
+    first: list[np.ndarray] = []
+    rows: dict[str, dict[str, Any]] = {}
+    for precision in COMPARED:
+        try:
+            rows[precision] = measure(builder, args, precision, options, first)
+        except UserError as error:
+            if precision != 'bf16':
+                raise
+            logger.info('%s', error)
+    print(table(builder.labels.names, rows))
+    if args.save:
+        plain = {name: {key: list(map(finite_or_none, value)) if key == 'iou' else finite_or_none(value)
+                        for key, value in row.items()} for name, row in rows.items()}
+        write_atomically(args.save, (json.dumps(plain, indent=1) + '\n').encode())
+
+
+if __name__ == '__main__':
+    cli.run(main)
