@@ -11,6 +11,10 @@ from common.flags import PRECISIONS
 from inference import onnx_writer, scale_graph
 from inference.backends.engine import EngineExecutor, threads
 
+# Values of oneDNN's variable that hide the instructions for 16 bits from its kernels, but not from OpenVINO, whose
+# graphs then fail or do nothing.
+WITHOUT_HALF = ('SSE41', 'AVX', 'AVX2', 'AVX2_VNNI', 'AVX512_CORE', 'AVX512_CORE_VNNI')
+
 
 class OpenVINOExecutor(EngineExecutor):
     """Parts as OpenVINO's compiled models."""
@@ -20,6 +24,8 @@ class OpenVINOExecutor(EngineExecutor):
         super().__init__(folder)
         core = shared_core()
         has = {'FP32', *core.get_property('CPU', 'OPTIMIZATION_CAPABILITIES')}
+        if os.environ.get('ONEDNN_MAX_CPU_ISA', '').upper() in WITHOUT_HALF:
+            has -= {'BF16', 'FP16'}
         # In int8, graphs with 8-bit convolutions compute the rest in float32: OpenVINO 2026.4 refuses bfloat16 there.
         self._beside_int8 = 'bf16' if 'BF16' in has else 'f32'
         self._precision = precision

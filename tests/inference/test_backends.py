@@ -179,6 +179,13 @@ def test_a_precision_that_is_not_there(builder, weights, backend, text):
         backends.create(builder, weights, backend, 'tf32')
 
 
+@pytest.mark.skipif('openvino' not in backends.installed(), reason='not installed')
+def test_a_precision_that_is_hidden_from_the_kernels(builder, weights, monkeypatch):
+    monkeypatch.setenv('ONEDNN_MAX_CPU_ISA', 'AVX2')
+    with pytest.raises(ValueError, match=r'bf16: expected what this processor has \(fp32, int8\), found bf16'):
+        backends.create(builder, weights, 'openvino', 'bf16')
+
+
 def test_another_network_runs_in_paddle_as_it_is(weights):
     class Other(paddle.nn.Layer):
         def forward(self, x):
