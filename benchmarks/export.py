@@ -57,8 +57,8 @@ def measure(row: str, folder: Path, args: argparse.Namespace) -> None:
     """Print time and memory of a row as JSON; save its classes."""
     import importlib
 
-    from benchmarks.training import resident_mb
     from common import cli
+    from common.resident_memory import resident_mb
     cli.start_paddle()
     import paddle
     image = np.load(folder / 'image.npy')

@@ -18,10 +18,10 @@ One image through MscaleOCRNet on HRNet-W48, each configuration in its own proce
 `plain, fast MKL` is plain on an AMD processor with the setting that common/cli.py makes there, without which Paddle's
 MKL takes its slowest path. `s` is the best of --repeat rounds after a warm-up round (for plain: the only round),
 `CPU s` its processor time. `peak` is the peak of resident memory (on a GPU: of the memory allocated there), including
-library, weights and image. Multiply-adds are counted from the shapes. `x faster`, `off` (the largest
-difference of logits relative to their range) and `equal` (the share of pixels with the same argmax) are relative to the
-first row. Conversion, calibration and the choice of
-the form come before, in a process of their own. The last line is the table as JSON.
+library, weights and image. Multiply-adds are counted from the shapes. `x faster`, `off` (the largest difference of
+logits relative to their range) and `equal` (the share of pixels with the same argmax) are relative to the first row.
+Conversion, calibration and the choice of the form come before, in a process of their own. The last line is the table as
+JSON.
 
 The first command uses random weights and the batch norm statistics of the image itself, so that activations have the
 scale of a trained network. Random weights are far more sensitive to rounding than trained ones; use the second command
@@ -243,8 +243,8 @@ def measure(name: str, folder: Path, args: argparse.Namespace) -> None:
     """Print time and memory of a configuration as JSON; save its logits."""
     if name == 'plain':
         os.environ['MKL_DEBUG_CPU_TYPE'] = ''  # cli.start_paddle() keeps an existing value
-    from benchmarks.training import resident_mb
     from common import cli, flags
+    from common.resident_memory import resident_mb
     from inference import backends, forms
     cli.start_paddle()
     import paddle
@@ -271,7 +271,7 @@ def measure(name: str, folder: Path, args: argparse.Namespace) -> None:
             from paddleseg.transforms import Normalize
             builder = SimpleNamespace(model=network(args), release_model=lambda: None,
                                       val_transforms=[Normalize(mean=[0.45] * 3, std=[0.225] * 3)])
-        with mock.patch.object(forms, 'choose', lambda *_: 'plain') if name in GRAPHS else contextlib.nullcontext():
+        with mock.patch.object(forms, 'choose', lambda *_: forms.PLAIN) if name in GRAPHS else contextlib.nullcontext():
             fused = backends.create(builder, weights, backend, precision,
                                     calibration=(None if args.config else str(folder / IMAGES), 32))
         release, builder = builder.release_model, None

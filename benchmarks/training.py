@@ -166,21 +166,14 @@ def step_round(configuration: str, args: argparse.Namespace) -> Round:
     return run, lambda: first
 
 
-def resident_mb(field: str) -> float:
-    """VmRSS (now) or VmHWM (peak) of this process, in MiB."""
-    for line in Path('/proc/self/status').read_text().splitlines():
-        if line.startswith(field + ':'):
-            return int(line.split()[1]) / 1024
-    raise KeyError(field)
-
-
 def measure(part: str, configuration: str, args: argparse.Namespace) -> None:
     """Print time and memory of a configuration as JSON; save its gradients."""
     from common import cli
+    from common.resident_memory import reset_peak, resident_mb
     cli.start_paddle()
     run, gradient = (losses_round if part == 'losses' else step_round)(configuration, args)
     before = resident_mb('VmRSS')
-    Path('/proc/self/clear_refs').write_text('5')  # resets the peak to what is resident now
+    reset_peak()
     rounds = []
     for _ in range(1 if configuration == 'float64' else args.repeat + 1):
         start, cpu = time.perf_counter(), time.process_time()

@@ -25,7 +25,8 @@ ROUNDS, SECONDS = 3, 0.3  # of a form, after one to warm up; fewer rounds where 
 LARGEST = 0.1  # mean difference from the logits of strips, of their mean: rounding is far below it
 WORTH = 0.9  # of the time of strips, which take the least memory: taking two to four times as much has to save this
 # Arrays of all channels of the branches, enlarged and joined (15 times the finest branch's), and of the features, in
-# float32; and what other precisions take of that. Fitted to the resident memory of OpenVINO with HRNet-W48.
+# float32; and what other precisions take of that. Fitted to the resident memory of OpenVINO with HRNet-W48
+# (benchmarks/inference.py, rows of the plain graph).
 JOINED, FEATURES = 3 * 15, 2.2
 FACTORS = {'bf16': 0.55, 'fp16': 0.55, 'int8': 0.65}
 

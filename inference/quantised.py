@@ -23,6 +23,7 @@ from onnx.utils import Extractor
 from common.atomic_io import write_atomically
 from inference import converted, scale_graph
 from inference.export import check, quantisation
+from models.mscale_ocrnet import MscaleOCRNet
 from models.weights import load_weights
 
 logger = logging.getLogger(__name__)
@@ -33,17 +34,19 @@ ENOUGH = 0.99  # of the classes
 
 
 @contextmanager
-def converted_int8(builder: Any, model_path: str | os.PathLike, images: quantisation.Images, cache: bool,
+def converted_int8(builder: Any, model: MscaleOCRNet, model_path: str | os.PathLike, images: quantisation.Images,
+                   cache: bool,
                    logits: Callable[[str, Path | None, list[np.ndarray]], list[np.ndarray]]) -> Iterator[Path]:
     """A folder as of inference.converted, whose backbone and scale graphs are in int8.
 
-    builder: common.builder.Builder. images: to calibrate on, and to check with. logits: (precision, folder, images) ->
-    logits of the network in that precision, of the folder where it is int8; called once per folder that is kept.
+    builder: common.builder.Builder, which gives the images and releases its model. images: to calibrate on, and to
+    check with. logits: (precision, folder, images) -> logits of the network in that precision, of the folder where it
+    is int8; called once per folder that is kept.
     Raises UserError where packages or images are missing.
     """
     quantisation.check_packages()
     taken = quantisation.choose(images, builder, quantisation.resizing(builder))
-    normalise, model = check.normalising(builder), builder.model
+    normalise = check.normalising(builder)
     inputs = [model.scale_image(paddle.to_tensor(check.normalised(image, normalise)), scale).numpy()
               for image in taken.calibration for scale in sorted(set(model.n_scales))]
     digest = hashlib.sha256()
@@ -71,13 +74,13 @@ def converted_int8(builder: Any, model_path: str | os.PathLike, images: quantisa
         yield folder
 
 
-def _write(model: Any, model_path: str | os.PathLike, inputs: Sequence[np.ndarray], folder: Path) -> None:
+def _write(model: MscaleOCRNet, model_path: str | os.PathLike, inputs: Sequence[np.ndarray], folder: Path) -> None:
     load_weights(model, model_path)
     model.eval()
     converted.write_parts(model, folder, _graphs(model, inputs))
 
 
-def _graphs(model: Any, inputs: Sequence[np.ndarray]) -> Iterator[tuple[str, onnx.ModelProto]]:
+def _graphs(model: MscaleOCRNet, inputs: Sequence[np.ndarray]) -> Iterator[tuple[str, onnx.ModelProto]]:
     """The scale graphs and the backbone of a model in evaluation mode with its weights, calibrated once."""
     graph = quantisation.quantised(scale_graph.build(model, True), inputs)
     for name, outputs in ((scale_graph.part(True), [scale_graph.LOGITS, scale_graph.ATTENTION]),

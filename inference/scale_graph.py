@@ -1,7 +1,7 @@
 """One scale of the network as one ONNX graph, without strips: fewer bytes are moved, and more memory is taken.
 
-For OpenVINO and ONNX Runtime, with the head as it was trained: inference.export.rearranged_head would save 5 to 10 % of
-the time in float32, in another half of the memory. inference.forms says whether strips are faster on a machine.
+For OpenVINO and ONNX Runtime, with the head as it was trained. inference.forms says whether strips are faster on a
+machine.
 """
 import json
 

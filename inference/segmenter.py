@@ -83,7 +83,7 @@ class Segmenter:
                  scales: Sequence[float] = (1.0,), flip_horizontal: bool = False, flip_vertical: bool = False,
                  is_slide: bool = False, crop_size: Sequence[int] | None = None, stride: Sequence[int] | None = None,
                  memory_limit: float | None = None, backend: str = 'auto', precision: str = 'fp32', cache: bool = True,
-                 calibration: tuple[str | None, int] = (None, 32),
+                 calibration: Sequence[Any] = (),
                  opts: Sequence[str] = (), custom_color: Sequence[int] | None = None) -> None:
         cli.load_paddle()
         from paddleseg.transforms import Compose

@@ -37,7 +37,7 @@ class WholeNetwork(FusedNetwork):
 
     def peak(self, size: Sequence[int], strip: int | None = None) -> float:
         if (strip or self.strips[0]) < memory.WHOLE:
-            return super().peak(size, strip)
+            return super().peak(size, strip) + self.footprint.weights  # the parts of strips are loaded beside the rest
         # An engine keeps what the highest and what the second highest scale takes.
         return sum(self.footprint.peak(size, [scale], self.strips[1], self.executor.name) +
                    self._extra * size[0] * size[1] * scale**2 / 16 for scale in sorted(set(self.n_scales))[-2:])

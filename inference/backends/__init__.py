@@ -32,13 +32,13 @@ def installed() -> list[str]:
 
 
 def create(builder: Any, model_path: str | os.PathLike, backend: str = 'auto', precision: str = 'fp32',
-           cache: bool = True, calibration: tuple[str | None, int] = (None, 32)) -> Any:
+           cache: bool = True, calibration: Sequence[Any] = ()) -> Any:
     """The network of a config with these weights, ready to evaluate: (1, 3, H, W) float32 tensor -> [logits].
 
     builder: common.builder.Builder. backend: 'auto' is Paddle on a GPU, and on a CPU the fastest that is installed.
     precision: of the network; the fusion of scales and argmax are float32 always. cache: keep the network converted for
-    OpenVINO and ONNX Runtime, and reuse one kept earlier. calibration: a folder of images for int8, None for those of
-    the config, and how many at most.
+    OpenVINO and ONNX Runtime, and reuse one kept earlier. calibration: what inference.export.quantisation.Images
+    takes, for int8.
     Returns a FusedNetwork; where the model is of another kind, the model itself, with --backend paddle and auto, and
     else an inference.traced_network.TracedNetwork.
     Raises UserError, with one line that names what would work, for a backend that is not installed, and for a
@@ -52,6 +52,9 @@ def create(builder: Any, model_path: str | os.PathLike, backend: str = 'auto', p
     gpu.allow_tf32(precision == 'tf32')
     model = _own_form(builder.model)
     if not _supports_fusion(model):
+        if precision == 'int8':
+            raise UserError('--precision int8: expected a MscaleOCRNet on an HRNet, found '
+                            f'{type(model).__name__}; leave it out')
         if backend not in ('auto', 'paddle'):
             return _traced(builder, _loaded(model, model_path), model_path, backend, precision, cache)
         if precision != 'fp32':
@@ -62,6 +65,7 @@ def create(builder: Any, model_path: str | os.PathLike, backend: str = 'auto', p
     if backend == 'auto':
         chosen = 'paddle' if paddle.get_device() != 'cpu' else available[0]
     if precision == 'int8':
+        del model
         network = _int8(builder, model_path, chosen, cache, calibration)
     elif chosen == 'paddle':
         network = fuse_for_inference(_loaded(model, model_path), precision)
@@ -77,13 +81,13 @@ def create(builder: Any, model_path: str | os.PathLike, backend: str = 'auto', p
 
 
 def _int8(builder: Any, model_path: str | os.PathLike, backend: str, cache: bool,
-          calibration: tuple[str | None, int]) -> FusedNetwork:
+          calibration: Sequence[Any]) -> FusedNetwork:
     from inference.export.quantisation import Images
     from inference.quantised import converted_int8
     if backend == 'paddle':
         raise UserError('--precision int8: expected --backend openvino or onnxruntime, found paddle; choose one of '
                         'them')
-    model = builder.model
+    model = _own_form(builder.model)
     rest = model.n_scales, memory.footprint(model), model.scale_image
     del model
 
@@ -94,7 +98,8 @@ def _int8(builder: Any, model_path: str | os.PathLike, backend: str, cache: bool
         network = create(builder, model_path, backend, cache=cache) if folder is None else built(folder)
         return [network(paddle.to_tensor(image))[0].numpy() for image in images]
 
-    with converted_int8(builder, model_path, Images(*calibration), cache, logits) as folder:
+    # The model itself is the callee's to free.
+    with converted_int8(builder, _own_form(builder.model), model_path, Images(*calibration), cache, logits) as folder:
         return built(folder)
 
 

@@ -54,8 +54,8 @@ class OpenVINOExecutor(EngineExecutor):
         self.load(part)
         if part not in self._requests:
             # One part at a time: a compiled model keeps the buffers of its largest image otherwise. Where a scale runs
-            # at once it keeps them: to ask the system for gigabytes again, for each scale of each image, takes up to
-            # half the time.
+            # at once it keeps them: the system takes seconds to give out gigabytes again, for each scale of each
+            # image.
             scales = set(map(scale_graph.part, (False, True)))
             for other in list(self._requests):
                 if not {part, other} <= scales:

@@ -194,6 +194,10 @@ def test_another_network_runs_in_paddle_as_it_is(weights):
     builder = Built(Other())
     with pytest.raises(ValueError, match='found Other, which runs with --precision fp32 or --backend openvino'):
         backends.create(builder, weights, precision='bf16')
+    for backend in backends.installed():
+        with pytest.raises(ValueError, match='--precision int8: expected a MscaleOCRNet on an HRNet, found Other; '
+                                             'leave it out'):
+            backends.create(builder, weights, backend, 'int8')
 
 
 def test_engines_get_the_threads_of_paddle():

@@ -38,16 +38,16 @@ def test_the_table(trained, toy, tmp_path, capsys, monkeypatch):  # noqa: F811
 def test_refusals(tmp_path, capsys):
     common = ['--config', 'a.yml', '--model_path', 'b']
     for flags, text in ((['--save', 'a.csv'], 'error: --save a.csv: expected a name that ends in .json; rename it'),
+                        (['--precision', 'bf16'], 'error: --precision bf16: expected none, since fp32, bf16, int8 are '
+                                                  'compared; leave it out'),
                         (['--calibration_count', 0], 'error: --calibration_count: expected at least 1, found 0')):
         assert run(check_quantisation.main, *common, *flags) == 1
         assert capsys.readouterr().err.strip().splitlines()[-1] == text
 
 
-def test_the_peak_begins_anew(monkeypatch, tmp_path):
-    held = bytearray(b'1') * (1 << 29)
-    high = check_quantisation.peak_gb()
-    del held
-    check_quantisation.reset_peak()
-    assert 0.05 < check_quantisation.peak_gb() < high - 0.4
-    monkeypatch.setattr(check_quantisation, 'PEAK_RESET', str(tmp_path / 'none' / 'clear_refs'))
-    check_quantisation.reset_peak()  # where Linux does not allow it: no error
+@needs_nncf
+def test_a_backend_without_int8_is_told_before_anything_is_evaluated(trained, capsys):  # noqa: F811
+    assert run(check_quantisation.main, '--config', trained[0], '--model_path', trained[1], '--backend', 'paddle') == 1
+    printed = capsys.readouterr()
+    assert 'error: --precision int8: expected --backend openvino or onnxruntime, found paddle' in printed.err
+    assert 'network: paddle' not in printed.out + printed.err
