@@ -3,11 +3,13 @@
     python tools/check_machine.py
     python tools/check_machine.py --quick
     python tools/check_machine.py --only losses network --json machine.json
+    python tools/check_machine.py --card 24 80
 
 Takes minutes and needs no data: pictures are drawn, weights random. On a GPU: the recipe's network at 1024x2048, its
 logits and gradients against the CPU, steps in every precision, all GPUs under the launcher. On a CPU: the toy config's
 network, and what takes no GPU. Every check runs in a process of its own; one that fails is one line, and the others go
-on. The last line says which batch, precision and recomputation fit. Exit status 1 if a check failed.
+on. The last line says which batch, precision and recomputation fit. Exit status 1 if a check failed. --card says the
+same of GPUs with so many GB that are not there, predicted on the CPU (tools/machine/memory_trace.py).
 """
 import argparse
 import json
@@ -26,7 +28,7 @@ if __name__ == '__main__':
 from common import cli
 from common.atomic_io import write_atomically
 from common.errors import UserError
-from tools.machine import advice, checks, environment, rows
+from tools.machine import advice, cards, checks, environment, rows
 from tools.machine.environment import Facts
 from tools.machine.rows import GB, Row, Settings
 
@@ -43,6 +45,8 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     parser.add_argument('--device', choices=('auto', 'cpu', 'gpu'), default='auto', help='default: a GPU if there is')
     parser.add_argument('--only', nargs='+', metavar='CHECK', help='these checks: ' + ', '.join(
         repr(name) for name in checks.NAMES))
+    parser.add_argument('--card', nargs='+', type=float, metavar='GB',
+                        help='predict what fits GPUs of so many GB, on a CPU, and check nothing')
     parser.add_argument('--json', metavar='FILE', help='write facts, problems and results, to send in')
     parser.add_argument('--seed', type=int, default=0, help='of weights, pictures and labels (default: 0)')
     parser.add_argument('--part', nargs=2, metavar=('CHECK', 'FOLDER'), help=argparse.SUPPRESS)
@@ -50,6 +54,8 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.size and min(args.size) < 64:
         parser.error(f'--size: expected at least 64 64, found {args.size[0]} {args.size[1]}')
+    if args.card and (min(args.card) <= 0 or args.only or args.json or args.quick or args.device == 'gpu'):
+        parser.error('--card: expected positive numbers and no more than --network, --size and --seed beside them')
     for name in args.only or ():
         if name not in checks.NAMES:
             parser.error(f'--only: expected names among {", ".join(checks.NAMES)}, found {name!r}')
@@ -166,13 +172,24 @@ def check(args: argparse.Namespace, folder: str) -> int:
     return int(counts[rows.FAILED] > 0)
 
 
+def predict(args: argparse.Namespace, folder: str) -> int:
+    """What fits the cards of --card."""
+    settings = Settings('cpu', args.network or 'recipe', tuple(args.size or (1024, 2048)), args.seed, folder=folder)
+    height, width = settings.size
+    found = cards.trace(settings, lambda line: print(line, flush=True))
+    print(f'\n{settings.network} network, {height}x{width}, predicted from the tensors of smaller steps on this CPU; '
+          'no GPU has confirmed it\n')
+    print('\n'.join(cards.lines(settings, found, args.card)))
+    return 0
+
+
 def main(argv: list[str]) -> int:
     args = parse_args(argv)
     if args.part:
         return run_part(*args.part)
     folder = tempfile.mkdtemp(prefix='check_machine_')
     try:
-        return check(args, folder)
+        return predict(args, folder) if args.card else check(args, folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

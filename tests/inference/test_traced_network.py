@@ -143,6 +143,21 @@ def test_a_network_is_converted_and_checked_once(backend, tmp_path, cache, monke
     assert len([path for path in cache.iterdir() if not path.name.startswith('.')]) == 1
 
 
+@pytest.mark.skipif('openvino' not in backends.installed(), reason='not installed')
+def test_bf16_is_that_of_fp32_up_to_its_rounding(tmp_path):
+    network = Network(nn.Conv2D(3, 3, 3, padding=1), nn.ReLU(), nn.Conv2D(3, 3, 3, padding=1))
+    fill.weights(network)
+    x = paddle.to_tensor(fill.image(1, [1, 3, 40, 56]))
+    try:
+        found = create(network, tmp_path, 'openvino', 'bf16')(x)[0].numpy()
+    except UserError as error:
+        pytest.skip(str(error))
+    want = network(x)[0].numpy()
+    # Image, weights and activations of three convolutions are rounded, to 8 bits: seven roundings of 2**-9 at most.
+    off = np.linalg.norm(found - want) / np.linalg.norm(want)
+    assert 0 < off < 7 * 2.0**-9
+
+
 @pytest.mark.parametrize('backend', ENGINES)
 def test_commands_take_a_backend_for_paddlesegs_models(backend, toy, tmp_path, capsys):
     """With windows, flips and scales; every prediction as with Paddle."""

@@ -25,7 +25,7 @@ LONG = ('resume', 'commands', 'inference openvino bf16', 'inference onnxruntime 
 class Check:
     """function: 'module:function' of tools.machine, called as function(settings, **arguments), an iterator of rows.
 
-    environment: variables of its process. launched: it is a part of another check, not one by itself.
+    environment: variables of its process. launched: it is a part of something else, not a check by itself.
     """
     function: str
     arguments: dict = field(default_factory=dict)
@@ -56,6 +56,9 @@ CHECKS = {
     'exchange frozen': Check('run_checks:exchange_frozen', launched=True),
     'exchange sync': Check('run_checks:exchange_sync', launched=True),
     'step all': Check('step_checks:all_processes', launched=True),
+    'memory': Check('memory_trace:step', {'recompute': False}, launched=True),
+    'memory recompute': Check('memory_trace:step', {'recompute': True}, launched=True),
+    'memory inference': Check('memory_trace:inference', launched=True),
     'resume': Check('run_checks:resume'),
     'commands': Check('run_checks:commands'),
     'inference plain': Check('inference_checks:plain'),
