@@ -94,13 +94,14 @@ def _convert(key: str, write: Callable[[Path], None], model_path: str | os.PathL
 def write_parts(model: MscaleOCRNet, folder: Path, graphs: Iterable[tuple[str, Any]] | None = None) -> None:
     """Write the parts of a model in evaluation mode.
 
-    graphs: (name, onnx.ModelProto), the scale graphs by default; a part among them takes the place of the one in float.
+    graphs: (name, onnx.ModelProto), those without strips by default; a part among them takes the place of the one in
+    float.
     """
-    from inference import onnx_writer, scale_graph
+    from inference import onnx_writer
     from inference.shared_weights import SharedWeights
     fused.check_folding(model)
     if graphs is None:
-        graphs = ((scale_graph.part(attend), scale_graph.build(model, attend)) for attend in (False, True))
+        graphs = _whole_graphs(model)
     with SharedWeights(folder) as shared:
         def write(name: str, graph: Any) -> None:
             (folder / f'{name}.onnx').write_bytes(shared.move(graph).SerializeToString())
@@ -114,20 +115,30 @@ def write_parts(model: MscaleOCRNet, folder: Path, graphs: Iterable[tuple[str, A
     np.savez(folder / OBJECTS, **weights)  # type: ignore[arg-type]  # NumPy's stub takes ** for allow_pickle: bool
 
 
+def _whole_graphs(model: MscaleOCRNet) -> Iterator[tuple[str, Any]]:
+    """Those without strips."""
+    from inference import scale_graph
+    for attend in (False, True):
+        yield scale_graph.part(attend), scale_graph.build(model, attend)
+    if model.scale_image is layers.scale_image:  # PaddleSeg's network scales images in its own way
+        yield scale_graph.HIERARCHY, scale_graph.build_hierarchy(model)
+
+
 def key(model: MscaleOCRNet, model_path: str | os.PathLike) -> str:
-    """Hash of the weights, the network, the code that converts, and onnx's version."""
+    """Hash of the weights, the network and its scales, the code that converts, and onnx's version."""
     import onnx
 
-    from inference import onnx_writer, plain_head, scale_graph, shared_weights
-    from inference.export import onnx_graph
+    from inference import onnx_writer, plain_head, row_strips, scale_graph, shared_weights
+    from inference.export import onnx_graph, rearranged_head, scaled_sizes, whole
     check_path(model_path)
     kinds = [kind for kind in type(model.ocrnet.backbone).__mro__ if kind is not object]
     backbones = map(inspect.getmodule, kinds)
     ours = [module for module in backbones if module is not None and not module.__name__.startswith('paddle')]
-    modules = (onnx_writer, scale_graph, shared_weights, plain_head, onnx_graph, fused, layers, ocr, operations,
-               scale_attention, *ours)
+    modules = (onnx_writer, scale_graph, shared_weights, plain_head, onnx_graph, rearranged_head, scaled_sizes, whole,
+               row_strips, fused, layers, ocr, operations, scale_attention, *ours)
     shapes = [(name, list(p.shape)) for name, p in model.state_dict().items()]
-    return key_of(sha256_of(model_path), shapes, onnx.__version__, *map(inspect.getsource, modules))
+    return key_of(sha256_of(model_path), shapes, sorted(set(model.n_scales)), onnx.__version__,
+                  *map(inspect.getsource, modules))
 
 
 def key_of(*parts: Any) -> str:

@@ -1,4 +1,6 @@
-"""Strips, or each scale at once: what is faster here is measured once per machine and converted network, and kept."""
+"""Strips, or each scale or all of them at once: what is the fastest here is measured once per machine and converted
+network, and kept.
+"""
 import fcntl
 import importlib
 import json
@@ -19,8 +21,8 @@ from inference.whole_network import WholeNetwork
 
 logger = logging.getLogger(__name__)
 
-STRIPS, PLAIN = 'strips', 'plain'
-PROBE = (384, 768)  # (H, W) of the image, at one scale
+STRIPS, PLAIN, AT_ONCE = 'strips', 'plain', 'one graph'
+PROBE = (384, 768)  # (H, W) of the image at the highest scale
 ROUNDS, SECONDS = 3, 0.3  # of a form, after one to warm up; fewer rounds where they take longer than SECONDS in all
 LARGEST = 0.1  # mean difference from the logits of strips, of their mean: rounding is far below it
 WORTH = 0.9  # of the time of strips, which take the least memory: taking two to four times as much has to save this
@@ -37,7 +39,9 @@ def extra_bytes(precision: str, footprint: memory.Footprint) -> float:
 
 
 def choose(network: WholeNetwork, folder: Path, precision: str, keep: bool) -> str:
-    """The faster one of STRIPS and PLAIN, each scale at once; the executor is left without parts loaded.
+    """The fastest of STRIPS, PLAIN, each scale at once, and AT_ONCE, all scales, where the network has it.
+
+    The executor is left without parts loaded.
 
     network: of a converted network in `folder`. keep: read the times there, and write them. Without it, and where they
     cannot be written, STRIPS is the choice: what is measured anew could be another one, and each form rounds in its own
@@ -51,24 +55,32 @@ def choose(network: WholeNetwork, folder: Path, precision: str, keep: bool) -> s
         logger.info('form of the network: %s; %s: measured times cannot be kept there (%s)', STRIPS, folder,
                     error.strerror)
         return STRIPS
-    found = PLAIN if seconds.get(PLAIN, np.inf) <= WORTH * seconds[STRIPS] else STRIPS
+    fastest = min(seconds, key=lambda name: seconds[name])
+    found = fastest if seconds[fastest] <= WORTH * seconds[STRIPS] else STRIPS
     logger.info('form of the network: %s; seconds per megapixel, measured on this machine: %s', found, ', '.join(
-        f'{name} {1e6 * value / np.prod(PROBE):.3g}' for name, value in seconds.items()))
+        f'{name} {1e6 * value / np.prod(_probe(network)):.3g}' for name, value in seconds.items()))
     return found
 
 
+def _probe(network: WholeNetwork) -> list[int]:
+    """(H, W) of the image."""
+    return [max(1, round(side / max(network.n_scales))) for side in PROBE]
+
+
 def _measured(network: WholeNetwork, precision: str) -> dict[str, float]:
-    """Seconds of each form for an image of PROBE at one scale; without PLAIN if its logits are others."""
+    """Seconds of each form for an image of _probe, all scales; without those whose logits are not those of strips."""
     executor: Any = network.executor  # an EngineExecutor
-    image = paddle.to_tensor(np.random.default_rng(0).standard_normal([1, 3, *PROBE]).astype(np.float32))
+    image = paddle.to_tensor(np.random.default_rng(0).standard_normal([1, 3, *_probe(network)]).astype(np.float32))
     result: dict[str, float] = {}
     wanted: np.ndarray = np.zeros(0)
-    for name in (STRIPS, PLAIN):
-        executor.strip = network.strips[1] if name == STRIPS else memory.WHOLE
+    strips = {STRIPS: network.largest_strip, PLAIN: memory.WHOLE, AT_ONCE: memory.AT_ONCE}
+    for name, executor.strip in strips.items():
+        if executor.strip not in network.strips:
+            continue
         rounds: list[float] = []
         for number in range(1 + ROUNDS):
             start = time.perf_counter()
-            logits = network.one_scale(image, attend=False)[0].numpy()
+            logits = network(image)[0].numpy()
             rounds += [time.perf_counter() - start] if number else []
             if sum(rounds) > SECONDS:
                 break

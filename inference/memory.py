@@ -21,6 +21,7 @@ GB = 1 << 30
 SMALLEST_STRIP = 1 << 13  # pixels; below that, overlapping rows cost more than smaller strips save
 SMALLEST_WINDOW = 256
 WHOLE = 1 << 30  # pixels of a strip that is any image: inference.whole_network then runs without strips
+AT_ONCE = 1 << 31  # the same, and all scales in one graph
 # Bytes of temporaries per pixel of a strip in the head of W48 (512 channels), and the backbone's memory relative to its
 # activations. Fitted to the resident memory of OpenVINO, for whole images and windows; for the other two, upper bounds
 # of what benchmarks/inference.py measures.

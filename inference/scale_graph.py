@@ -1,7 +1,6 @@
-"""One scale of the network as one ONNX graph, without strips: fewer bytes are moved, and more memory is taken.
+"""One scale of the network as one ONNX graph, or all of them: fewer bytes are moved than in strips, more memory taken.
 
-For OpenVINO and ONNX Runtime, with the head as it was trained. inference.forms says whether strips are faster on a
-machine.
+For OpenVINO and ONNX Runtime. inference.forms says whether strips are faster on a machine.
 """
 import json
 
@@ -9,12 +8,15 @@ import onnx
 from onnx import helper
 
 from inference import plain_head
+from inference.export import onnx_graph
 from inference.export.onnx_graph import IR_VERSION, WholeOps
+from inference.export.whole import Settings
 from inference.onnx_writer import OPSET
 from models.mscale_ocrnet import MscaleOCRNet
 
 BRANCHES = 'branches'
 IMAGE, LOGITS, ATTENTION = 'image', 'logits', 'attention'
+HIERARCHY = 'hierarchy'
 
 
 def part(attend: bool) -> str:
@@ -23,7 +25,7 @@ def part(attend: bool) -> str:
 
 
 def build(model: MscaleOCRNet, attend: bool) -> onnx.ModelProto:
-    """Of a model in evaluation mode.
+    """One scale of a model in evaluation mode, with the head as it was trained.
 
     IMAGE float32 (1, 3, H, W) -> LOGITS (1, K, h, w), and with `attend` ATTENTION (1, 1, h, w), at the resolution of
     the finest branch.
@@ -43,6 +45,15 @@ def build(model: MscaleOCRNet, attend: bool) -> onnx.ModelProto:
     helper.set_model_props(result, {BRANCHES: json.dumps(list(finest))})
     onnx.checker.check_model(result, full_check=True)
     return result
+
+
+def build_hierarchy(model: MscaleOCRNet) -> onnx.ModelProto:
+    """All scales of a model in evaluation mode and their fusion: IMAGE float32 (1, 3, H, W) -> LOGITS (1, K, H, W).
+
+    With inference.export.rearranged_head, which is for float32. In bfloat16 an engine would round the fusion as well,
+    which is float32 here always.
+    """
+    return onnx_graph.build(model, Settings(output=LOGITS), {}, rearranged=True)
 
 
 def branches(graph: onnx.ModelProto) -> list[str]:

@@ -1,4 +1,4 @@
-"""Each scale at once, without strips: fewer bytes are moved and larger convolutions run, in more memory.
+"""Each scale, or all of them, at once: without strips fewer bytes are moved, and more memory is taken.
 
 On a GPU always, where memory suffices: which of the two is faster there has not been measured. On a CPU where
 inference.forms has measured it to be faster.
@@ -23,23 +23,37 @@ class WholeExecutor(Executor, Protocol):
 class WholeNetwork(FusedNetwork):
     """As FusedNetwork; `executor.strip` of memory.WHOLE runs each scale at once, a smaller one in strips.
 
-    extra: bytes that a scale at once takes beyond strips, per pixel of the finest branch (`head_bytes`).
+    extra: bytes that a scale at once takes beyond strips, per pixel of the finest branch (`head_bytes`). at_once: the
+    executor has all scales and their fusion in one graph, which a strip of memory.AT_ONCE runs: a method `hierarchy`,
+    float32 (1, 3, H, W) -> logits (1, K, H, W).
     """
 
     def __init__(self, executor: WholeExecutor, n_scales: Sequence[float], footprint: memory.Footprint,
                  scale_image: Callable[[paddle.Tensor, float], paddle.Tensor] = scale_image,
-                 extra: float | None = None) -> None:
+                 extra: float | None = None, at_once: bool = False) -> None:
         super().__init__(executor, n_scales, footprint, scale_image)
-        self.executor: WholeExecutor = executor
+        self.executor: Any = executor
         self._extra = head_bytes(footprint) if extra is None else extra
-        self.strips = [memory.WHOLE, *self.strips]
-        executor.strip = memory.WHOLE
+        self.largest_strip = self.strips[0]
+        self.strips = [*[memory.AT_ONCE] * at_once, memory.WHOLE, *self.strips]
+        executor.strip = self.strips[0]
+
+    def with_scale_weights(self) -> FusedNetwork:
+        twin = super().with_scale_weights()
+        twin.strips = [strip for strip in self.strips if strip < memory.AT_ONCE]  # whose graph has no such output
+        return twin
+
+    @paddle.no_grad()
+    def __call__(self, x: paddle.Tensor) -> list[paddle.Tensor]:
+        if self.executor.strip < memory.AT_ONCE:
+            return super().__call__(x)
+        return [as_tensor(self.executor.hierarchy(x))]
 
     def peak(self, size: Sequence[int], strip: int | None = None) -> float:
         if (strip or self.strips[0]) < memory.WHOLE:
             return super().peak(size, strip) + self.footprint.weights  # the parts of strips are loaded beside the rest
         # An engine keeps what the highest and what the second highest scale takes.
-        return sum(self.footprint.peak(size, [scale], self.strips[1], self.executor.name) +
+        return sum(self.footprint.peak(size, [scale], self.largest_strip, self.executor.name) +
                    self._extra * size[0] * size[1] * scale**2 / 16 for scale in sorted(set(self.n_scales))[-2:])
 
     def one_scale(self, image: paddle.Tensor, attend: bool) -> tuple[paddle.Tensor, paddle.Tensor | None]:

@@ -24,7 +24,8 @@ BROWSER = next(filter(None, map(shutil.which, ('chromium', 'google-chrome', 'chr
 needs_browser = pytest.mark.skipif(BROWSER is None, reason='needs Chromium')
 OPTIONS = ('--headless', '--no-sandbox', '--disable-gpu', '--disable-dev-shm-usage', '--no-first-run',
            '--disable-background-networking', '--disable-component-update', '--disable-sync', '--hide-scrollbars',
-           '--remote-debugging-pipe', '--force-color-profile=srgb')
+           '--remote-debugging-pipe', '--force-color-profile=srgb',
+           '--lang=en-US', '--accept-lang=en-US')  # VisualDL answers 500 to a browser that names no language
 # The browser reads from descriptor 3 and writes to 4.
 CONNECT = '''import os, sys
 commands, answers = (os.dup(os.dup(os.dup(int(number)))) for number in sys.argv[1:3])

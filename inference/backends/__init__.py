@@ -105,16 +105,18 @@ def _int8(builder: Any, model_path: str | os.PathLike, backend: str, cache: bool
 
 def _fastest(executor: Any, rest: tuple[Any, ...], folder: Path, precision: str, cache: bool) -> FusedNetwork:
     """The network of an executor and the `rest` of FusedNetwork's arguments in the form that is the fastest here."""
-    from inference import forms
-    whole = WholeNetwork(executor, *rest)
-    form = forms.choose(whole, folder, precision, cache)
-    executor.strip = whole.strips[1]
+    from inference import forms, scale_graph
     scales, footprint, scale_image = rest
+    whole = WholeNetwork(executor, scales, footprint, scale_image,
+                         at_once=precision == 'fp32' and executor.has_hierarchy())
+    form = forms.choose(whole, folder, precision, cache)
+    executor.strip = whole.largest_strip
     if form == forms.STRIPS:
         executor.load_strips()
         return FusedNetwork(executor, scales, footprint, scale_image)
-    executor.load_whole(attend=len(scales) > 1)
-    return WholeNetwork(executor, scales, footprint, scale_image, forms.extra_bytes(precision, footprint))
+    at_once = form == forms.AT_ONCE
+    executor.load(scale_graph.HIERARCHY) if at_once else executor.load_whole(attend=len(scales) > 1)
+    return WholeNetwork(executor, scales, footprint, scale_image, forms.extra_bytes(precision, footprint), at_once)
 
 
 def executor_of(backend: str) -> Any:

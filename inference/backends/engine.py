@@ -45,6 +45,10 @@ class EngineExecutor:
     def load_whole(self, attend: bool) -> None:
         self.load(*map(scale_graph.part, {False, attend}))
 
+    def has_hierarchy(self) -> bool:
+        """Whether the folder has all scales in one graph."""
+        return (self._folder / f'{scale_graph.HIERARCHY}.onnx').exists()
+
     def unload(self) -> None:
         """Free all parts; they are loaded again when they are run."""
         self._loaded.clear()
@@ -76,6 +80,9 @@ class EngineExecutor:
     def whole(self, image: paddle.Tensor, attend: bool) -> tuple[np.ndarray, np.ndarray | None]:
         found = self.run(scale_graph.part(attend), {scale_graph.IMAGE: image.numpy()})
         return found[0], found[1] if attend else None
+
+    def hierarchy(self, image: paddle.Tensor) -> np.ndarray:
+        return self.run(scale_graph.HIERARCHY, {scale_graph.IMAGE: image.numpy()})[0]
 
     def join(self, strips: Sequence[np.ndarray]) -> np.ndarray:
         return np.ascontiguousarray(strips[0]) if len(strips) == 1 else np.concatenate(strips, axis=2)

@@ -146,7 +146,7 @@ class TestCache:
         assert len(converted(tmp_path)) == 1
         sizes = json.loads((converted(tmp_path)[0] / 'sizes.json').read_text())
         assert set(sizes) == {'weights.bin', 'objects.npz', *(f'{part}.onnx' for part in (
-            'backbone', 'pixels', 'logits', 'logits_and_attention', 'scale', 'scale_and_attention'))}
+            'backbone', 'pixels', 'logits', 'logits_and_attention', 'scale', 'scale_and_attention', 'hierarchy'))}
         assert len(list(converted(tmp_path)[0].glob('*.times'))) == 1
 
     def test_a_folder_that_cannot_be_made(self, builder, weights, tmp_path, monkeypatch):

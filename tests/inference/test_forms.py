@@ -1,7 +1,9 @@
 """Forms of a network in OpenVINO and ONNX Runtime: the same logits, and the choice of the fastest."""
 import json
 import logging
+import os
 import re
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -9,6 +11,7 @@ import paddle
 import pytest
 from onnx import numpy_helper
 
+from common.errors import UserError
 from inference import backends, forms, memory, onnx_writer, scale_graph
 from inference.predictor import Predictor
 from inference.shared_weights import SharedWeights
@@ -16,7 +19,10 @@ from tests import fill, rounding
 from tests.inference.test_backends import ENGINES, builder, expected, network, weights  # noqa: F401 (fixtures)
 
 CONVERTED = ENGINES[1:]
-NAMES = (forms.STRIPS, forms.PLAIN)
+NAMES = (forms.STRIPS, forms.PLAIN, forms.AT_ONCE)
+FIRST = {forms.STRIPS: 1 << 14, forms.PLAIN: memory.WHOLE, forms.AT_ONCE: memory.AT_ONCE}  # of the strips
+GRAPHS = {forms.STRIPS: set(onnx_writer.PARTS), forms.PLAIN: {'scale', 'scale_and_attention'},
+          forms.AT_ONCE: {'hierarchy'}}
 
 
 def fastest(monkeypatch, name, seconds=1.0):
@@ -32,7 +38,7 @@ def fastest(monkeypatch, name, seconds=1.0):
 def test_logits_are_those_of_the_plain_network_for_any_size(builder, weights, backend, form, monkeypatch):  # noqa: F811
     fastest(monkeypatch, form)
     run = backends.create(builder, weights, backend)
-    assert run.strips[0] == (memory.WHOLE if form != forms.STRIPS else 1 << 14)
+    assert run.strips[0] == FIRST[form]
     ran = []
     monkeypatch.setattr(run.executor, 'run', lambda part, inputs, run=run.executor.run: (
         ran.append(part), run(part, inputs))[1])
@@ -41,7 +47,7 @@ def test_logits_are_those_of_the_plain_network_for_any_size(builder, weights, ba
         (want, condition), found = expected(weights, x), run(paddle.to_tensor(x))[0].numpy()
         assert found.shape == want.shape and found.dtype == np.float32
         rounding.assert_close(found, want, condition)
-    assert set(ran) == ({'scale', 'scale_and_attention'} if form != forms.STRIPS else set(onnx_writer.PARTS))
+    assert set(ran) == GRAPHS[form]
 
 
 @pytest.mark.parametrize('backend', CONVERTED)
@@ -62,12 +68,13 @@ def test_a_form_with_other_logits_is_left_out(builder, weights, monkeypatch, cap
 
     def wrong(executor, part, inputs, run=OpenVINOExecutor.run):
         found = run(executor, part, inputs)
-        return [x[:, :, :, ::-1] if part.startswith('scale') else x for x in found]
+        return [x[:, :, :, ::-1] if part.startswith(('scale', 'hierarchy')) else x for x in found]
 
     monkeypatch.setattr(OpenVINOExecutor, 'run', wrong)
     with caplog.at_level(logging.INFO):
         found = backends.create(builder, weights, 'openvino')
-    assert 'form of the network: plain is left out: its logits are not those of strips' in caplog.messages
+    for name in (forms.PLAIN, forms.AT_ONCE):
+        assert f'form of the network: {name} is left out: its logits are not those of strips' in caplog.messages
     assert found.strips[0] < memory.WHOLE
 
 
@@ -89,11 +96,59 @@ def test_a_damaged_file_of_times_is_measured_again(builder, weights, tmp_path, m
 
 
 @pytest.mark.parametrize('name,seconds,chosen', [('plain', 1.0, 'plain'), ('plain', 1.79, 'plain'),
-                                                 ('plain', 1.85, forms.STRIPS), (forms.STRIPS, 1.0, forms.STRIPS)])
+                                                 ('plain', 1.85, forms.STRIPS), (forms.AT_ONCE, 1.79, forms.AT_ONCE),
+                                                 (forms.AT_ONCE, 1.85, forms.STRIPS),
+                                                 (forms.STRIPS, 1.0, forms.STRIPS)])
 def test_more_memory_has_to_save_time(builder, weights, monkeypatch, name, seconds, chosen):  # noqa: F811
     fastest(monkeypatch, name, seconds)
     found = backends.create(builder, weights, 'openvino')
-    assert (found.strips[0] == memory.WHOLE) == (chosen == 'plain')
+    assert found.strips[0] == FIRST[chosen]
+
+
+def test_all_scales_at_once_in_float32_only(builder, weights, monkeypatch):  # noqa: F811
+    """Elsewhere an engine would round the fusion of scales, too."""
+    offered = []
+    monkeypatch.setattr(forms, '_measured', lambda network, precision: offered.append(network.strips[0]) or {
+        forms.STRIPS: 2.0, forms.PLAIN: 1.0})
+    backends.create(builder, weights, 'openvino')
+    try:
+        backends.create(builder, weights, 'openvino', 'bf16')
+    except UserError as error:  # this processor has no bf16
+        assert '--precision bf16' in str(error)
+        offered.append(memory.WHOLE)
+    assert offered == [memory.AT_ONCE, memory.WHOLE]
+
+
+@pytest.mark.parametrize('backend', CONVERTED)
+def test_other_scales_are_another_graph(builder, weights, backend, monkeypatch):  # noqa: F811
+    x = fill.image(1, [1, 3, 64, 96])
+
+    def logits(scales, form):
+        builder.model.n_scales = scales
+        fastest(monkeypatch, form)
+        for path in Path(os.environ['MSCALE_CACHE']).glob('*/*.times'):
+            path.unlink()
+        return backends.create(builder, weights, backend)(paddle.to_tensor(x))[0].numpy()
+
+    at_once, strips = ([logits(scales, form) for scales in ([0.5, 1.0, 2.0], [1.0])]
+                       for form in (forms.AT_ONCE, forms.STRIPS))
+    condition = expected(weights, x)[1]
+    for found, want in zip(at_once, strips):
+        rounding.assert_close(found, want, condition)
+    assert rounding.error(at_once[0], at_once[1]) > 0.01
+
+
+def test_weights_of_the_scales_where_all_run_at_once(builder, weights, monkeypatch):  # noqa: F811
+    """The graph has no such output: each scale runs by itself then."""
+    fastest(monkeypatch, forms.AT_ONCE)
+    run = backends.create(builder, weights, 'openvino')
+    sample = {'img': fill.image(1, [1, 3, 64, 96])[0]}
+    predict = Predictor(run)
+    maps = predict.maps(sample)
+    assert run.executor.strip == memory.WHOLE and set(maps.attention) == set(run.n_scales)
+    np.testing.assert_array_equal(maps.classes, predict(sample))
+    assert run.executor.strip == memory.AT_ONCE
+    np.testing.assert_allclose(sum(maps.attention.values()), 1, atol=1e-5)
 
 
 @pytest.mark.parametrize('reason', ['no cache', 'gpu', 'read only'])

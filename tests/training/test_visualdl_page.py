@@ -2,7 +2,6 @@
 import http.client
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -10,17 +9,16 @@ import sys
 import time
 from contextlib import contextmanager
 
-import cv2
 import numpy as np
 import pytest
 
+from tests.browser import browse, needs_browser
 from tests.conftest import PATIENCE
 from training.run_log import RunLog
 
-BROWSER = next(filter(None, map(shutil.which, ('chromium', 'google-chrome', 'chromium-browser'))), None)
 PINK, GREEN = (255, 0, 255), (0, 200, 0)
 
-pytestmark = pytest.mark.skipif(BROWSER is None, reason='needs Chromium')
+pytestmark = needs_browser
 
 
 @contextmanager
@@ -73,32 +71,46 @@ def address(tmp_path_factory):
         yield f'http://127.0.0.1:{port}/app'
 
 
-def visit(url, folder):
-    """(document after its scripts ran, picture of the page as uint8 (1000, 1400, 3) RGB)."""
-    command = [BROWSER, '--headless', '--no-sandbox', '--disable-gpu', '--disable-dev-shm-usage', '--disable-quic',
-               '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync',
-               # VisualDL answers 500 to a browser that names no language.
-               '--lang=en-US', '--accept-lang=en-US', '--window-size=1400,1000', '--virtual-time-budget=20000',
-               f'--user-data-dir={folder}/profile', f'--screenshot={folder}/page.png', '--dump-dom', url]
-    with process(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as browser:
-        document, _ = browser.communicate(timeout=PATIENCE)
-    return document, cv2.imread(f'{folder}/page.png')[..., ::-1].astype(int)
+@contextmanager
+def visit(url, folder, there):
+    """A Page (tests.browser) of 1400x1000 on which the JavaScript expression `there` has become true."""
+    with browse(folder) as page:
+        page.size(1400, 1000)
+        page.open(url)
+        page.wait(there)
+        yield page
+
+
+def picture_with(page, painted):
+    """A picture of the page, int (1000, 1400, 3) RGB, as soon as painted(picture) is true."""
+    end = time.monotonic() + PATIENCE
+    while not painted(picture := page.picture()):
+        assert time.monotonic() < end, 'it was not painted'
+        time.sleep(0.2)
+    return picture
 
 
 def test_scalars_are_painted(address, tmp_path):
-    document, page = visit(f'{address}/scalar', tmp_path)
-    assert re.search(r'>Evaluate<.*>Train<', document), 'both groups of curves'
-    assert len(re.findall('<canvas', document)) == 4, 'mIoU, Acc and two classes'
-    # Left of the settings and below the search field only a curve is blue. Two charts stand side by side, each 340
-    # columns wide for 40 iterations, and their curves begin at the tenth.
-    red, _, blue = np.moveaxis(page[140:, :1120], 2, 0)
-    assert (blue - red > 60).any(axis=0).sum() > 400
+    def curves(picture):
+        # Left of the settings and below the search field only a curve is blue. Two charts stand side by side, each 340
+        # columns wide for 40 iterations, and their curves begin at the tenth.
+        red, _, blue = np.moveaxis(picture[140:, :1120], 2, 0)
+        return (blue - red > 60).any(axis=0).sum() > 400
+
+    # mIoU, Acc and two classes
+    with visit(f'{address}/scalar', tmp_path, "document.querySelectorAll('canvas').length == 4") as page:
+        document = page.run('document.body.outerHTML')
+        assert re.search(r'>Evaluate<.*>Train<', document), 'both groups of curves'
+        picture_with(page, curves)
 
 
 def test_pictures_are_painted(address, tmp_path):
-    document, page = visit(f'{address}/sample/image', tmp_path)
-    assert 'Evaluate/picture_0' in document and 'Evaluate/picture_1' in document
-    assert len(re.findall('<img [^>]*src="blob:', document)) == 2
-    assert 'Sample: 1/4' in document, 'those of both processes'
-    for color in (PINK, GREEN):
-        assert (page == color).all(axis=2).sum() > 2 * 100 * 100, 'about 190 x 190 pixels in each of two pictures'
+    def pictures(picture):  # about 190 x 190 pixels in each of two
+        return all((picture == color).all(axis=2).sum() > 2 * 100 * 100 for color in (PINK, GREEN))
+
+    with visit(f'{address}/sample/image', tmp_path,
+               "document.querySelectorAll('img[src^=\"blob:\"]').length == 2") as page:
+        document = page.run('document.body.outerHTML')
+        assert 'Evaluate/picture_0' in document and 'Evaluate/picture_1' in document
+        assert 'Sample: 1/4' in document, 'those of both processes'
+        picture_with(page, pictures)
