@@ -52,8 +52,9 @@ class WholeNetwork(FusedNetwork):
     def peak(self, size: Sequence[int], strip: int | None = None) -> float:
         if (strip or self.strips[0]) < memory.WHOLE:
             return super().peak(size, strip) + self.footprint.weights  # the parts of strips are loaded beside the rest
+        logits = 2 * 4 * self.footprint.classes * size[0] * size[1]  # of the engine, and copied
         # An engine keeps what the highest and what the second highest scale takes.
-        return sum(self.footprint.peak(size, [scale], self.largest_strip, self.executor.name) +
+        return logits + sum(self.footprint.peak(size, [scale], self.largest_strip, self.executor.name) +
                    self._extra * size[0] * size[1] * scale**2 / 16 for scale in sorted(set(self.n_scales))[-2:])
 
     def one_scale(self, image: paddle.Tensor, attend: bool) -> tuple[paddle.Tensor, paddle.Tensor | None]:

@@ -81,7 +81,7 @@ class EngineExecutor:
         found = self.run(scale_graph.part(attend), {scale_graph.IMAGE: image.numpy()})
         return found[0], found[1] if attend else None
 
-    def hierarchy(self, image: paddle.Tensor) -> np.ndarray:
+    def hierarchy(self, image: paddle.Tensor) -> Any:
         return self.run(scale_graph.HIERARCHY, {scale_graph.IMAGE: image.numpy()})[0]
 
     def join(self, strips: Sequence[np.ndarray]) -> np.ndarray:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import paddle
 
 from common.errors import UserError
 from common.flags import PRECISIONS
@@ -51,6 +52,14 @@ class OpenVINOExecutor(EngineExecutor):
         super().unload()
 
     def run(self, part: str, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+        return list(map(np.array, self._infer(part, inputs)))
+
+    def hierarchy(self, image: paddle.Tensor) -> paddle.Tensor:
+        logits, = self._infer(scale_graph.HIERARCHY, {scale_graph.IMAGE: image.numpy()})
+        return paddle.to_tensor(logits)  # the only copy: 0.16 GB of 19 classes at 1024x2048
+
+    def _infer(self, part: str, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+        """Outputs of a part, views that the next call overwrites."""
         self.load(part)
         if part not in self._requests:
             # One part at a time: a compiled model keeps the buffers of its largest image otherwise. Where a scale runs
@@ -64,7 +73,7 @@ class OpenVINOExecutor(EngineExecutor):
             self._requests[part] = self._loaded[part].create_infer_request()
         request = self._requests[part]
         request.infer(inputs, share_inputs=True)
-        return [np.array(tensor.data) for tensor in request.output_tensors]
+        return [tensor.data for tensor in request.output_tensors]
 
 
 @functools.cache

@@ -40,8 +40,7 @@ def test_logits_are_those_of_the_plain_network_for_any_size(builder, weights, ba
     run = backends.create(builder, weights, backend)
     assert run.strips[0] == FIRST[form]
     ran = []
-    monkeypatch.setattr(run.executor, 'run', lambda part, inputs, run=run.executor.run: (
-        ran.append(part), run(part, inputs))[1])
+    monkeypatch.setattr(run.executor, 'load', lambda part, load=run.executor.load: (ran.append(part), load(part)))
     for seed, size in enumerate([(64, 96), (75, 106), (33, 201)]):
         x = fill.image(seed, [1, 3, *size])
         (want, condition), found = expected(weights, x), run(paddle.to_tensor(x))[0].numpy()
@@ -66,11 +65,11 @@ def test_measured_once_and_kept(builder, weights, backend, caplog, monkeypatch):
 def test_a_form_with_other_logits_is_left_out(builder, weights, monkeypatch, caplog):  # noqa: F811
     from inference.backends.openvino_backend import OpenVINOExecutor
 
-    def wrong(executor, part, inputs, run=OpenVINOExecutor.run):
-        found = run(executor, part, inputs)
+    def wrong(executor, part, inputs, infer=OpenVINOExecutor._infer):
+        found = infer(executor, part, inputs)
         return [x[:, :, :, ::-1] if part.startswith(('scale', 'hierarchy')) else x for x in found]
 
-    monkeypatch.setattr(OpenVINOExecutor, 'run', wrong)
+    monkeypatch.setattr(OpenVINOExecutor, '_infer', wrong)
     with caplog.at_level(logging.INFO):
         found = backends.create(builder, weights, 'openvino')
     for name in (forms.PLAIN, forms.AT_ONCE):
