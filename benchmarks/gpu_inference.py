@@ -6,7 +6,8 @@
 The first command needs this repository and no GPU. It writes graphs without weights, an image, and how the weights are
 drawn: some megabytes, to be copied to the GPU's machine together with benchmarks/gpu_inference.py and benchmarks/gpu/.
 The second needs NumPy and onnxruntime-gpu there; for the rows of PyTorch, torch and onnx. Weights are as those of
-benchmarks.inference, but drawn evenly. All graphs have a fixed size, take the image (uint8) and give classes (uint8).
+benchmarks.inference, but drawn evenly and less sensitive to rounding (benchmarks/gpu/writing.py). All graphs have a
+fixed size, take the image (uint8) and give classes (uint8).
 
     plain    the network as one graph with the heads as trained: what anyone gets who exports it
     ours     the heads rearranged (inference/export/rearranged_head.py)

@@ -39,6 +39,7 @@ def write(folder: Path, args: argparse.Namespace) -> None:
     image = np.ascontiguousarray(((picture.astype(np.float32) / 255 - 0.45) / 0.225).transpose(2, 0, 1)[None])
     of_inference.take_statistics(model, image)
     model.eval()
+    calm(model)
     balance(model, image)
     recipe = Recipe(raw)
     for form, precision in itertools.product(('plain', 'ours'), weights.DTYPES):
@@ -72,6 +73,20 @@ def draw(model: MscaleOCRNet, seed: int) -> list[np.ndarray]:
         deviation = float(weight.numpy().std())
         weight.set_value(paddle.to_tensor(found[-1] * np.float32(3**0.5 * deviation)))
     return found
+
+
+def calm(model: MscaleOCRNet) -> None:
+    """Let batch norm not enlarge what the object regions differ by.
+
+    With random weights they are nearly the same, and their small variance at one scale would be the measure for another
+    scale: its logits would be the same for all pixels, and rounding in fp16 a fifth of their range.
+    """
+    import paddle
+    found = [value for name, value in model.state_dict().items() if name.endswith('_variance') and
+             any(f'.{layer}.' in name for layer in ('f_object', 'f_down', 'f_up'))]
+    assert len(found) == 4, 'batch norm of the object regions has other names'
+    for variance in found:
+        variance.set_value(paddle.clip(variance, min=1.0))
 
 
 def balance(model: MscaleOCRNet, image: np.ndarray) -> None:
