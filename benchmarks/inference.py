@@ -112,14 +112,20 @@ def prepare(folder: Path, args: argparse.Namespace) -> None:
     image = np.ascontiguousarray(image.transpose(2, 0, 1)[None])
     np.save(folder / 'image.npy', image)
     model = network(args)
+    take_statistics(model, image)
+    paddle.save(model.state_dict(), str(folder / 'model.pdparams'))
+
+
+def take_statistics(model: MscaleOCRNet, image: np.ndarray) -> None:
+    """Make batch norm's running statistics those of an image, float32 (1, 3, H, W): activations of a trained scale."""
+    import paddle
     for layer in model.sublayers():
         if isinstance(layer, paddle.nn.BatchNorm2D):
             layer._momentum = 0.0  # the running statistics become those of the single step below
     model.train()
     with paddle.no_grad():
-        step = max(1, min(args.size) // 512)
+        step = max(1, min(image.shape[2:]) // 512)
         model(paddle.to_tensor(image[:, :, ::step, ::step]))
-    paddle.save(model.state_dict(), str(folder / 'model.pdparams'))
 
 
 def plain_inference(model: MscaleOCRNet | SimpleNamespace, x: paddle.Tensor) -> paddle.Tensor:

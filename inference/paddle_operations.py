@@ -81,7 +81,7 @@ class PaddleOps(FoldedOperations):
         """(C, K) -> (1, C, K, 1), as an image of K pixels."""
         return x.unsqueeze(0).unsqueeze(3)
 
-    def times(self, x: paddle.Tensor, factor: float) -> paddle.Tensor:
+    def times(self, x: paddle.Tensor, factor: float, full: bool = False) -> paddle.Tensor:
         return x * factor
 
     def matmul(self, x: paddle.Tensor, y: paddle.Tensor, transpose_x: bool = False,

@@ -36,6 +36,7 @@ NEEDS = {
     'python -u -m paddle.distributed.launch': 'several GPUs; on CPUs: tests/training/test_distributed.py',
     'python -m paddle.distributed.launch': 'several GPUs or processes; on CPUs: tests/training/test_distributed.py',
     'python -m benchmarks.': 'minutes to hours',
+    'python benchmarks/gpu_inference.py': 'a GPU; on a CPU: tests/benchmarks/test_gpu_inference.py',
     'python -m tests.zoo_backends': 'minutes; tests/inference/test_traced_network.py',
     'python export.py --precision int8': 'trained weights, NNCF; tests/export/test_quantisation.py',
     'python predict.py --precision int8': 'NNCF; tests/inference/test_quantised.py',

@@ -156,9 +156,9 @@ class WholeOps(OnnxOps):
         """(R, r times the number of shifts): the matrix that enlarges r rows to R, for each shift."""
         if isinstance(own, tuple) and isinstance(size, tuple):
             padded = np.pad(bilinear_rows(own[0], size[0]), [(1, 1), (0, 0)])
-            return self._stored(np.concatenate([padded[1 + shift:][:size[0]] for shift in shifts], axis=1))
+            return self.tensor(np.concatenate([padded[1 + shift:][:size[0]] for shift in shifts], axis=1))
         low, high = (self.node('Gather', str(name), self._scalar(0)) for name in (own, size))
-        matrix = self._enlarging(low, high)
+        matrix = self.working_precision(self._enlarging(low, high))
         if tuple(shifts) == (0,):
             return matrix
         padded = self.node('Pad', matrix, self.ints(1, 0, 1, 0))
@@ -210,8 +210,9 @@ class WholeOps(OnnxOps):
 
     # -------------------------------- precision
 
-    def times(self, x: str, factor: float) -> str:
-        return self.node('Mul', x, self.tensor(np.array(factor, np.float32)))
+    def times(self, x: str, factor: float, full: bool = False) -> str:
+        """full: x is float32 whatever the network computes in."""
+        return self.node('Mul', x, (self._stored if full else self.tensor)(np.array(factor, np.float32)))
 
     def working_precision(self, x: str) -> str:
         return self.node('Cast', x, to=onnx.TensorProto.FLOAT16) if self.half else x
@@ -245,7 +246,7 @@ def build(model: MscaleOCRNet, settings: whole.Settings, metadata: Mapping[str, 
           rearranged: bool = False) -> onnx.ModelProto:
     """A model in evaluation mode with these settings as one graph, checked; metadata: its metadata_props.
 
-    rearranged: with inference.export.rearranged_head, for engines that compute in float32.
+    rearranged: with inference.export.rearranged_head.
     """
     ops = WholeOps(half=settings.precision == 'fp16')
     height, width = settings.size or ('H', 'W')

@@ -40,7 +40,7 @@ def network(ops: Any, model: MscaleOCRNet, image: Value, settings: Settings, hea
     logits = hierarchy(ops, model, x, model.n_scales, head)
     if settings.flip:
         mirrored = hierarchy(ops, model, ops.mirrored(x), model.n_scales, head)
-        logits = ops.times(ops.add(logits, ops.mirrored(mirrored)), 0.5)
+        logits = ops.times(ops.add(logits, ops.mirrored(mirrored)), 0.5, full=True)
     if settings.output == 'classes':
         return ops.classes(logits, whole=not settings.preprocessing)
     return ops.softmax(logits, axis=1) if settings.output == 'probabilities' else logits

@@ -35,6 +35,7 @@ KINDS = {
     'fixed image': dataclasses.replace(PLAIN, output='classes', preprocessing=True, size=(33, 49), flip=True),
     'probabilities': dataclasses.replace(PLAIN, output='probabilities', flip=True),
     'half': dataclasses.replace(PLAIN, precision='fp16', preprocessing=True, output='classes'),
+    'half with flip': dataclasses.replace(PLAIN, precision='fp16', flip=True),
     'fixed half': dataclasses.replace(PLAIN, precision='fp16', size=(64, 97))}
 
 

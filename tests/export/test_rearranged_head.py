@@ -37,6 +37,14 @@ def test_logits_of_a_fixed_size(size):
     assert {node.op_type for node in graph.graph.node}.isdisjoint({'Shape', 'Range', 'Mod', 'Gather'})
 
 
+@pytest.mark.parametrize('size', [(75, 106), None], ids=['fixed', 'any'])
+def test_half_precision_is_close(size):
+    model, x = networks.network(), fill.image(7, [1, 3, 75, 106])
+    found, want = run(graph_of(model, size=size, precision='fp16'), x), networks.plain(model)(x)
+    # As the plain heads in test_onnx_graph.py, and up to nine sums of channels that are rounded where there was one.
+    assert 1e-5 < rounding.error(found, want) < 49**0.5 * 2.0**-11
+
+
 def test_operators():
     """TensorRT's, for any size too; sums of the coarser branches at their own size: fewer multiply-adds."""
     model = networks.network((0.5, 1.0))
