@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from benchmarks import inference as of_inference
 from common import cli
@@ -46,7 +47,8 @@ def prepare(folder: Path, args: argparse.Namespace) -> None:
     for name, count in (('all', args.images), ('few', args.images // 10)):
         (folder / name).mkdir()
         for i in range(count):
-            picture = np.asarray(compose(tuple(args.size), rng)[0], float)[..., ::-1] + rng.normal(0, 4, (*args.size, 1))
+            picture = np.asarray(compose(tuple(args.size), rng)[0], float)[..., ::-1]
+            picture = picture + rng.normal(0, 4, (*args.size, 1))
             cv2.imwrite(str(folder / name / f'{i:04}.png'), picture.clip(0, 255).astype(np.uint8))
     image = (picture[..., ::-1] / 255 - MEAN) / STD
     model = of_inference.network(args)
@@ -67,7 +69,7 @@ def plain_graph(folder: Path, images: str, out: Path, threads: int) -> None:
     import openvino
 
     from datasets.labels import CITYSCAPES
-    from inference.pictures import color_table, write_prediction
+    from inference.pictures import color_table, read_image, write_prediction
     cv2.setNumThreads(1)
     core, colors = openvino.Core(), color_table(CITYSCAPES)
     model = core.compile_model(str(folder / 'plain.onnx'), 'CPU', {
@@ -82,7 +84,7 @@ def plain_graph(folder: Path, images: str, out: Path, threads: int) -> None:
 
         queue.set_callback(done)
         paths = sorted((folder / images).iterdir())
-        for path, image in zip(paths, reader.map(lambda path: cv2.imread(str(path)), paths)):
+        for path, image in zip(paths, reader.map(read_image, paths)):
             queue.start_async({0: np.ascontiguousarray(image[..., ::-1])}, (path.stem, image))
         queue.wait_all()
         for future in written:
@@ -116,7 +118,7 @@ def main(argv: Sequence[str]) -> None:
         return plain_graph(Path(args.part[0]), args.part[1], Path(args.part[2]), args.threads)
     args.config = None
     cli.start_paddle()
-    import cv2
+    wanted: np.ndarray = np.zeros(0)
     rows: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -129,11 +131,10 @@ def main(argv: Sequence[str]) -> None:
             rest = args.images - args.images // 10
             each = (every - few) / rest
             rows[row] = {'rate': 1 / each, 'start': few - args.images // 10 * each}
-            classes = [cv2.imread(str(path), cv2.IMREAD_COLOR) for path in sorted(
-                (folder / f'{row} few/pseudo_color_prediction').iterdir())]
-            if row == ROWS[0]:
-                wanted = classes
-            equal = np.mean([(a == b).all(axis=2).mean() for a, b in zip(classes, wanted)])
+            classes = np.stack([np.asarray(Image.open(path)) for path in sorted(
+                (folder / f'{row} few/pseudo_color_prediction').iterdir())])
+            wanted = classes if row == ROWS[0] else wanted
+            equal = (classes == wanted).mean()
             print(f'{row:12} {rows[row]["rate"]:9.2f} {rows[row]["rate"] / rows[ROWS[0]]["rate"]:7.2f} '
                   f'{rows[row]["start"]:8.2f} {equal:9.4%}', flush=True)
     print(json.dumps(rows))

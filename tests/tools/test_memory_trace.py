@@ -61,6 +61,13 @@ def test_an_operator_of_both_precisions_computes_in_32_bits():
     assert kept.mixed == 2 * PIXELS * 3 + 4 * PIXELS * 4 + 4 * PIXELS * 4 + 2 * 4 * PIXELS * 4
 
 
+def test_a_bias_leaves_16_bits():
+    model = layers.ConvBN(3, 4, 3, bias=True)
+    kept = counted(model, paddle.rand([1, 3, 8, 24]))
+    assert kept.full == pytest.approx(4 * PIXELS * (3 + 4 + 4), rel=0.01)  # and batch norm's statistics
+    assert kept.mixed == pytest.approx(kept.full / 2, rel=0.01)
+
+
 def test_without_autocast_everything_has_32_bits():
     class Off(Network):
         def forward(self, x):

@@ -88,9 +88,11 @@ class Kept:
         # Operators are called without the ends of their names in Paddle's lists.
         self._half, self._single = ({name.removesuffix('_v2').removeprefix('reduce_') for name in found}
                                     for found in names)
+        self._half.add('cast')  # of dropout's mask, to what it is multiplied with
         self._weights = {p.data_ptr() for p in model.parameters()}
         self._dtypes: dict[int, bool] = {}  # {address: whether 16 bits}
         self._alive: list[Any] = []  # so that no address is taken twice
+        self._originals: dict[int, int] = {}  # {address of a copy that float32 does not need: of what it copies}
         self._kept: dict[tuple[int, bool], int] = {}
         self._full: dict[int, int] = {}
         self._halved = False  # the operator that is running
@@ -154,8 +156,13 @@ class Kept:
         return self._dtypes.get(x.data_ptr(), False)
 
     def _cast(self, x: paddle.Tensor, dtype: paddle.dtype) -> paddle.Tensor:
-        """models.layers.cast to float32, which is another tensor where x has 16 bits."""
-        return self._mark(x.clone(), False) if self._is_half(x) else x
+        """models.layers.cast: to float32, which is another tensor where x has 16 bits; or a bias to the sum's 16."""
+        half = x.data_ptr() in self._weights
+        if not half and not self._is_half(x):
+            return x
+        copy = x.clone()
+        self._originals[copy.data_ptr()] = x.data_ptr()
+        return self._mark(copy, half)
 
     def _resize(self, x: paddle.Tensor, *args: Any, **settings: Any) -> paddle.Tensor:
         """models.layers.resize, whose result has the dtype of x."""
@@ -175,7 +182,7 @@ class Kept:
         if address in self._weights:
             self.rounded += 2 * size if self._halved else 0  # anew by every operator
         else:
-            self._full[address] = 4 * size
+            self._full[self._originals.get(address, address)] = 4 * size
             self._kept[address, self._halved] = (2 if self._halved else 4) * size
         return x
 
