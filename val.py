@@ -68,7 +68,8 @@ def main(argv: Sequence[str]) -> None:
         scores.append(Boundary(labels, args.boundary or PIXELS))
     if args.calibration or args.report:
         scores.append(Calibration(labels))
-    network = backends.create(builder, args.model_path, **flags.network_options(args))
+    network = backends.create(builder, args.model_path, memory_limit=options.get('memory_limit'),
+                              **flags.network_options(args))
     predict = Predictor(network, **options)
     made_of = settings_of(config, weights, labels, image_names(dataset), {
         **options, 'backend': backends.name_of(network), **flags.precision_settings(args),

@@ -1,4 +1,6 @@
-"""Settings of the GPU's libraries: TF32, and kernels whose results do not vary. Without a GPU they do nothing."""
+"""The GPU's memory, and settings of its libraries: TF32, kernels whose results do not vary. Nothing without a GPU."""
+import ctypes
+import math
 import os
 
 import paddle
@@ -28,3 +30,15 @@ def use_deterministic_kernels() -> None:
     os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')  # cuBLAS then chooses its algorithm without timing
     known = paddle.base.core.globals()
     paddle.set_flags({name: value for name, value in DETERMINISTIC_FLAGS.items() if name in known})
+
+
+def total_memory() -> float:
+    """Bytes of the first GPU that CUDA may use, of NVIDIA's driver; infinite without one."""
+    try:
+        driver = ctypes.CDLL('libcuda.so.1')
+    except OSError:
+        return math.inf
+    device, size = ctypes.c_int(), ctypes.c_size_t()
+    failed = (driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(device), 0) or
+              driver.cuDeviceTotalMem_v2(ctypes.byref(size), device))
+    return math.inf if failed else size.value

@@ -28,18 +28,22 @@ OBJECTS, SIZES = 'objects.npz', 'sizes.json'
 
 
 @contextmanager
-def converted(model: MscaleOCRNet, model_path: str | os.PathLike, cache: bool) -> Iterator[Path]:
+def converted(model: MscaleOCRNet, model_path: str | os.PathLike, cache: bool, half: bool = False) -> Iterator[Path]:
     """A folder with the parts of inference.onnx_writer as .onnx and OBJECTS, for a model with these weights; as `kept`.
+
+    half: another folder, whose graphs are in float16, except for the strips of the head.
     """
-    with kept(key(model, model_path), partial(_write, model, model_path), model_path, cache) as folder:
+    name = key(model, model_path)
+    with kept(key_of(name, 'fp16') if half else name, partial(_write, model, model_path, half), model_path,
+              cache) as folder:
         del model  # so that the caller can free its memory inside the context
         yield folder
 
 
-def _write(model: MscaleOCRNet, model_path: str | os.PathLike, folder: Path) -> None:
+def _write(model: MscaleOCRNet, model_path: str | os.PathLike, half: bool, folder: Path) -> None:
     load_weights(model, model_path)
     model.eval()
-    write_parts(model, folder)
+    write_parts(model, folder, _half_graphs(model) if half else None)
 
 
 @contextmanager
@@ -115,13 +119,19 @@ def write_parts(model: MscaleOCRNet, folder: Path, graphs: Iterable[tuple[str, A
     np.savez(folder / OBJECTS, **weights)  # type: ignore[arg-type]  # NumPy's stub takes ** for allow_pickle: bool
 
 
-def _whole_graphs(model: MscaleOCRNet) -> Iterator[tuple[str, Any]]:
+def _whole_graphs(model: MscaleOCRNet, half: bool = False) -> Iterator[tuple[str, Any]]:
     """Those without strips."""
     from inference import scale_graph
     for attend in (False, True):
-        yield scale_graph.part(attend), scale_graph.build(model, attend)
+        yield scale_graph.part(attend), scale_graph.build(model, attend, half)
     if model.scale_image is layers.scale_image:  # PaddleSeg's network scales images in its own way
-        yield scale_graph.HIERARCHY, scale_graph.build_hierarchy(model)
+        yield scale_graph.HIERARCHY, scale_graph.build_hierarchy(model, half)
+
+
+def _half_graphs(model: MscaleOCRNet) -> Iterator[tuple[str, Any]]:
+    from inference import scale_graph
+    yield from _whole_graphs(model, half=True)
+    yield 'backbone', scale_graph.build_backbone(model)
 
 
 def key(model: MscaleOCRNet, model_path: str | os.PathLike) -> str:

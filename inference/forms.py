@@ -45,9 +45,13 @@ def choose(network: WholeNetwork, folder: Path, precision: str, keep: bool) -> s
 
     network: of a converted network in `folder`. keep: read the times there, and write them. Without it, and where they
     cannot be written, STRIPS is the choice: what is measured anew could be another one, and each form rounds in its own
-    way. So it is on a GPU, where neither has ever been measured.
+    way.
     """
-    if not keep or memory.on_gpu(network.device):
+    if memory.on_gpu(network.device):
+        # Not measured: strips go through the host's memory, part by part, and are for where memory is short. Loading
+        # three forms onto a GPU at every start would take longer than many an image.
+        return AT_ONCE if memory.AT_ONCE in network.strips else PLAIN
+    if not keep:
         return STRIPS
     try:
         seconds = _kept(folder, network.executor, precision, lambda: _measured(network, precision))

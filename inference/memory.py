@@ -1,7 +1,6 @@
 """Estimates of the memory an image needs, and smaller strips and windows where that is too much."""
 import ctypes
 import logging
-import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import NamedTuple, Protocol
 import paddle
 import psutil
 
+from common import gpu
 from common.backend_table import BACKENDS
 from common.errors import UserError
 from models.mscale_ocrnet import MscaleOCRNet
@@ -76,12 +76,12 @@ def used(device: str) -> int:
 def available(device: str) -> float:
     """Bytes that this process can have in all on a device: what it uses plus what is free, within a container's limit.
 
-    Infinite for a GPU that Paddle cannot see (ONNX Runtime on a GPU, beside a Paddle for CPUs).
+    For a GPU that Paddle cannot see (ONNX Runtime's, beside a Paddle for CPUs) what its driver says.
     """
     if on_gpu(device):
         gpus = paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count()
         return paddle.device.cuda.get_device_properties(0 if paddle.get_device() == 'cpu' else None).total_memory \
-            if gpus else math.inf
+            if gpus else gpu.total_memory()
     free = psutil.virtual_memory().available + used(device)
     limit = Path('/sys/fs/cgroup/memory.max')
     try:

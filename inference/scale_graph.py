@@ -24,14 +24,14 @@ def part(attend: bool) -> str:
     return 'scale_and_attention' if attend else 'scale'
 
 
-def build(model: MscaleOCRNet, attend: bool) -> onnx.ModelProto:
-    """One scale of a model in evaluation mode, with the head as it was trained.
+def build(model: MscaleOCRNet, attend: bool, half: bool = False) -> onnx.ModelProto:
+    """One scale of a model in evaluation mode, with the head as it was trained. half: in float16, except for softmax.
 
     IMAGE float32 (1, 3, H, W) -> LOGITS (1, K, h, w), and with `attend` ATTENTION (1, 1, h, w), at the resolution of
     the finest branch.
     """
-    ops = WholeOps()
-    finest = model.ocrnet.backbone.walk(ops, ops.take(IMAGE, 3, None))
+    ops = WholeOps(half)
+    finest = model.ocrnet.backbone.walk(ops, ops.working_precision(ops.take(IMAGE, 3, None)))
     found = plain_head.logits_and_attention(ops, model, finest, attend)
     names = dict(zip(filter(None, found), (LOGITS, ATTENTION)))
     for node in ops.nodes:
@@ -47,13 +47,29 @@ def build(model: MscaleOCRNet, attend: bool) -> onnx.ModelProto:
     return result
 
 
-def build_hierarchy(model: MscaleOCRNet) -> onnx.ModelProto:
+def build_backbone(model: MscaleOCRNet) -> onnx.ModelProto:
+    """The part of inference.onnx_writer, with the same float32 input and outputs, in float16."""
+    ops = WholeOps(half=True)
+    branches = model.ocrnet.backbone.walk(ops, ops.working_precision(ops.take(IMAGE, 3, None)))
+    kind = onnx.TensorProto.FLOAT
+    found = [helper.make_tensor_value_info(ops.full_precision(x), kind, [1, channels, f'h{b}', f'w{b}'])
+             for b, (x, channels) in enumerate(zip(branches, model.ocrnet.backbone.branch_channels))]
+    graph = helper.make_graph(ops.nodes, 'backbone', [helper.make_tensor_value_info(IMAGE, kind, [1, 3, 'H', 'W'])],
+                              found, ops.initializers)
+    result = helper.make_model(graph, opset_imports=[helper.make_opsetid('', OPSET)], ir_version=IR_VERSION)
+    onnx.checker.check_model(result, full_check=True)
+    return result
+
+
+def build_hierarchy(model: MscaleOCRNet, half: bool = False) -> onnx.ModelProto:
     """All scales of a model in evaluation mode and their fusion: IMAGE float32 (1, 3, H, W) -> LOGITS (1, K, H, W).
 
-    With inference.export.rearranged_head, which is for float32. In bfloat16 an engine would round the fusion as well,
-    which is float32 here always.
+    In float32 with inference.export.rearranged_head. half: in float16, except for softmax and fusion, with the head as
+    it was trained: it has fewer roundings, and the weights of `build`. In bfloat16 an engine would round the fusion as
+    well, which is float32 here always.
     """
-    return onnx_graph.build(model, Settings(output=LOGITS), {}, rearranged=True)
+    settings = Settings(output=LOGITS, precision='fp16' if half else 'fp32')
+    return onnx_graph.build(model, settings, {}, rearranged=not half)
 
 
 def branches(graph: onnx.ModelProto) -> list[str]:

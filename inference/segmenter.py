@@ -106,7 +106,8 @@ class Segmenter:
         self.colors = pictures.color_table(self.labels, custom_color)
         steps, self._normalization = put_off(builder.val_transforms)
         self._transforms = Compose(steps)
-        self.predictor = Predictor(backends.create(builder, path, backend, precision, cache, calibration), **options)
+        network = backends.create(builder, path, backend, precision, cache, calibration, options.get('memory_limit'))
+        self.predictor = Predictor(network, **options)
 
     @property
     def scales(self) -> list[float]:

@@ -222,7 +222,8 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         mine = [jobs[i] for i in shard(len(jobs), rank, world_size)]
         todo, failed = [job for job in mine if not job.predicted], []
         if todo:
-            network = backends.create(builder, args.model_path, **flags.network_options(args))
+            network = backends.create(builder, args.model_path, memory_limit=options.get('memory_limit'),
+                                      **flags.network_options(args))
             predict = Predictor(network, **options)
             with Bar('predict', left, rank, world_size) as bar:
                 failed = predict_all(predict, Compose(builder.val_transforms), label_set, todo, args.num_workers, bar)

@@ -32,13 +32,14 @@ def installed() -> list[str]:
 
 
 def create(builder: Any, model_path: str | os.PathLike, backend: str = 'auto', precision: str = 'fp32',
-           cache: bool = True, calibration: Sequence[Any] = ()) -> Any:
+           cache: bool = True, calibration: Sequence[Any] = (), memory_limit: float | None = None) -> Any:
     """The network of a config with these weights, ready to evaluate: (1, 3, H, W) float32 tensor -> [logits].
 
     builder: common.builder.Builder. backend: 'auto' is Paddle on a GPU, and on a CPU the fastest that is installed.
     precision: of the network; the fusion of scales and argmax are float32 always. cache: keep the network converted for
     OpenVINO and ONNX Runtime, and reuse one kept earlier. calibration: what inference.export.quantisation.Images
-    takes, for int8.
+    takes, for int8. memory_limit: bytes that ONNX Runtime may take on a GPU; inference.predictor stays below it by
+    estimates.
     Returns a FusedNetwork; where the model is of another kind, the model itself, with --backend paddle and auto, and
     else an inference.traced_network.TracedNetwork.
     Raises UserError, with one line that names what would work, for a backend that is not installed, and for a
@@ -56,6 +57,9 @@ def create(builder: Any, model_path: str | os.PathLike, backend: str = 'auto', p
             raise UserError('--precision int8: expected a MscaleOCRNet on an HRNet, found '
                             f'{type(model).__name__}; leave it out')
         if backend not in ('auto', 'paddle'):
+            if executor_of(backend).takes_half(precision):
+                raise UserError(f'--backend {backend} --precision {precision}: expected a MscaleOCRNet on an HRNet, '
+                                f'found {type(model).__name__}, which runs with --precision fp32')
             return _traced(builder, _loaded(model, model_path), model_path, backend, precision, cache)
         if precision != 'fp32':
             raise UserError(f'--backend {backend} --precision {precision}: expected a MscaleOCRNet on an HRNet, found '
@@ -64,17 +68,19 @@ def create(builder: Any, model_path: str | os.PathLike, backend: str = 'auto', p
     chosen = backend
     if backend == 'auto':
         chosen = 'paddle' if paddle.get_device() != 'cpu' else available[0]
+    half = chosen != 'paddle' and executor_of(chosen).takes_half(precision)
     if precision == 'int8':
         del model
         network = _int8(builder, model_path, chosen, cache, calibration)
     elif chosen == 'paddle':
         network = fuse_for_inference(_loaded(model, model_path), precision)
     else:
-        with converted(model, model_path, cache) as folder:
+        with converted(model, model_path, cache, half) as folder:
             scales, footprint, scale_image = model.n_scales, memory.footprint(model), model.scale_image
             del model
             builder.release_model()  # Paddle's copy of the weights, 0.3 GB of W48, is not needed again
             executor = executor_of(chosen)(folder, precision)
+            executor.memory_limit = memory_limit
             network = _fastest(executor, (scales, footprint, scale_image), folder, precision, cache)
     logger.info('network: %s on %s, %s', chosen, network.executor.device, precision)
     return network
@@ -107,8 +113,10 @@ def _fastest(executor: Any, rest: tuple[Any, ...], folder: Path, precision: str,
     """The network of an executor and the `rest` of FusedNetwork's arguments in the form that is the fastest here."""
     from inference import forms, scale_graph
     scales, footprint, scale_image = rest
-    whole = WholeNetwork(executor, scales, footprint, scale_image,
-                         at_once=precision == 'fp32' and executor.has_hierarchy())
+    # In other precisions OpenVINO would round the fusion of scales, too. On a GPU, a graph in float16 says what stays
+    # float32, and TF32 is of convolutions and matrix products alone.
+    exact_fusion = precision == 'fp32' or memory.on_gpu(executor.device)
+    whole = WholeNetwork(executor, scales, footprint, scale_image, at_once=exact_fusion and executor.has_hierarchy())
     form = forms.choose(whole, folder, precision, cache)
     executor.strip = whole.largest_strip
     if form == forms.STRIPS:
@@ -116,7 +124,10 @@ def _fastest(executor: Any, rest: tuple[Any, ...], folder: Path, precision: str,
         return FusedNetwork(executor, scales, footprint, scale_image)
     at_once = form == forms.AT_ONCE
     executor.load(scale_graph.HIERARCHY) if at_once else executor.load_whole(attend=len(scales) > 1)
-    return WholeNetwork(executor, scales, footprint, scale_image, forms.extra_bytes(precision, footprint), at_once)
+    network = WholeNetwork(executor, scales, footprint, scale_image, forms.extra_bytes(precision, footprint), at_once)
+    if memory.on_gpu(network.device):
+        network.base += footprint.weights  # which ONNX Runtime has there, and Paddle does not see
+    return network
 
 
 def executor_of(backend: str) -> Any:

@@ -20,10 +20,11 @@ def threads() -> int:
 class EngineExecutor:
     """A WholeExecutor (inference.whole_network) of a folder of inference.converted; subclasses run a part, an .onnx.
 
-    Parts are loaded when they are first run, or by `load`.
+    Parts are loaded when they are first run, or by `load`. memory_limit: bytes on a GPU, set before.
     """
     name = ''
     device = 'CPU'
+    memory_limit: float | None = None
 
     def __init__(self, folder: Path) -> None:
         self.strip, self._folder = STRIP, folder
@@ -32,6 +33,14 @@ class EngineExecutor:
         if (folder / OBJECTS).exists():  # not of inference.traced_network
             with np.load(folder / OBJECTS) as arrays:
                 self.object_weights = dict(arrays)
+
+    @staticmethod
+    def takes_half(precision: str) -> bool:
+        """Whether a precision takes graphs that are written in it, float16; if not, the engine rounds those in float32.
+
+        UserError, before anything is converted, for a precision that such an executor does not support.
+        """
+        return False
 
     def load(self, *parts: str) -> None:
         """Have these parts ready."""

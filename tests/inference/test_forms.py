@@ -150,11 +150,9 @@ def test_weights_of_the_scales_where_all_run_at_once(builder, weights, monkeypat
     np.testing.assert_allclose(sum(maps.attention.values()), 1, atol=1e-5)
 
 
-@pytest.mark.parametrize('reason', ['no cache', 'gpu', 'read only'])
+@pytest.mark.parametrize('reason', ['no cache', 'read only'])
 def test_strips_where_nothing_is_measured(builder, weights, monkeypatch, reason):  # noqa: F811
     monkeypatch.setattr(forms, '_measured', None)
-    if reason == 'gpu':
-        monkeypatch.setattr(memory, 'on_gpu', lambda device: True)
     if reason == 'read only':
         def refuse(*_):
             raise OSError(30, 'Read-only file system')
