@@ -130,7 +130,8 @@ def test_the_memory_is_that_of_the_executors_device(monkeypatch):
         assert memory.used(device) > 10 << 20 and memory.available(device) > memory.used(device)
     assert trimmed == [0, 0, 0]
     monkeypatch.setattr(paddle, 'is_compiled_with_cuda', lambda: False)
-    assert memory.available('CUDAExecutionProvider') == math.inf
+    monkeypatch.setattr(memory.gpu, 'total_memory', lambda: 24 * GB)
+    assert memory.available('CUDAExecutionProvider') == 24 * GB
 
 
 def test_what_can_be_limited():
