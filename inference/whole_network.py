@@ -33,6 +33,7 @@ class WholeNetwork(FusedNetwork):
                  extra: float | None = None, at_once: bool = False) -> None:
         super().__init__(executor, n_scales, footprint, scale_image)
         self.executor: Any = executor
+        self._fused_scales = sorted(set(n_scales))  # of that graph
         self._extra = head_bytes(footprint) if extra is None else extra
         self.largest_strip = self.strips[0]
         self.strips = [*[memory.AT_ONCE] * at_once, memory.WHOLE, *self.strips]
@@ -45,7 +46,7 @@ class WholeNetwork(FusedNetwork):
 
     @paddle.no_grad()
     def __call__(self, x: paddle.Tensor) -> list[paddle.Tensor]:
-        if self.executor.strip < memory.AT_ONCE:
+        if self.executor.strip < memory.AT_ONCE or sorted(set(self.n_scales)) != self._fused_scales:
             return super().__call__(x)
         return [as_tensor(self.executor.hierarchy(x))]
 

@@ -26,6 +26,7 @@ PADDLES_OWN = {
     'models/layers.py': {'_mean', '_variance', '_epsilon'},  # of batch norm
     'models/paddleseg_mscale_ocrnet.py': {'_padding'},  # of a convolution
     'models/recompute.py': {'_momentum', '_amp_level', '_amp_dtype'},
+    'tools/machine/memory_trace.py': {'_C_ops'},
     'training/gradient_step.py': {'_BatchNormBase', '_mean', '_variance', '_epsilon', '_use_global_stats'},
     'training/trainer.py': {'_learning_rate'},
 }

@@ -294,8 +294,9 @@ FAULTS = [(None, LOST, 'pip install "onnxruntime-gpu[cuda,cudnn]"'),
 
 
 @pytest.mark.parametrize('fault, reason, remedy', FAULTS, ids=['library', 'no gpu', 'driver'])
-def test_a_provider_that_does_not_start(builder, weights, cuda, caplog, capfd, tmp_path, fault, reason,  # noqa: F811
-                                        remedy):
+def test_a_provider_that_does_not_start(builder, weights, cuda, caplog, capfd, monkeypatch, tmp_path,  # noqa: F811
+                                        fault, reason, remedy):
+    monkeypatch.setattr(logging, 'raiseExceptions', False)  # of handlers that earlier tests have left, without a file
     cuda.starts, cuda.fault = False, fault
     for precision in ('tf32', 'fp16'):
         with pytest.raises(ValueError) as refused:
