@@ -79,6 +79,10 @@ def test_without_autocast_everything_has_32_bits():
     assert not kept.rounded
 
 
+needs_paddle_3 = pytest.mark.skipif(not hasattr(paddle.base.core, 'host_memory_stat_reset_peak_value'),
+                                    reason='a Paddle that can forget a peak of memory')
+
+
 @pytest.fixture(scope='module')
 def traced(tmp_path_factory):
     """What two sizes of the toy network need."""
@@ -111,6 +115,7 @@ print(paddle.base.core.host_memory_stat_peak_value('Allocated', 0))
 '''
 
 
+@needs_paddle_3
 @pytest.mark.parametrize('recompute', [False, True])
 def test_the_prediction_for_a_larger_crop_is_what_is_measured_there(traced, recompute):
     needs = {need.flags: need for need in cards.training_needs(
@@ -140,6 +145,7 @@ def test_batches_for_cards():
     assert cards.room_gb(24) == pytest.approx(24 * 0.95 - 1.5)
 
 
+@needs_paddle_3
 def test_the_table(traced, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(cards, 'SIZES', SIZES)
     monkeypatch.setattr(cards, 'trace', lambda settings, say: traced)
@@ -157,6 +163,12 @@ def test_the_table(traced, monkeypatch, tmp_path, capsys):
     assert all(line.split()[-2:] == ['-', '8'] for line in lines[first + 7:first + 11])
     assert [line.split()[-2:] for line in lines[first + 13:]] == [['-', 'yes']] * 2
     assert [line.split(':')[0] for line in lines[first + 13:]] == ['each scale at once', 'in strips']
+
+
+def test_another_paddle_is_refused(monkeypatch):
+    monkeypatch.setattr(memory_trace.paddle.base, 'core', argparse.Namespace())
+    with pytest.raises(UserError, match=r'expected Paddle 3, found \d.*; install paddlepaddle 3'):
+        next(iter(memory_trace.step(Settings(network='toy'), recompute=False)))
 
 
 def test_a_trace_that_fails_says_where(monkeypatch, tmp_path):

@@ -17,6 +17,7 @@ from unittest import mock
 
 import paddle
 
+from common.errors import UserError
 from inference import memory
 from inference.backends.paddle_backend import PaddleExecutor
 from inference.whole_network import WholeNetwork
@@ -28,6 +29,12 @@ from training.gradient_step import GradientStep
 STEPS = 2  # the first one makes gradients and momentum
 RESIZE = layers.resize
 OPERATORS = ('add', 'radd', 'sub', 'rsub', 'mul', 'rmul', 'truediv', 'rtruediv', 'matmul')  # of tensors
+
+
+def check_paddle() -> None:
+    """UserError with a Paddle that cannot forget a peak."""
+    if not hasattr(paddle.base.core, 'host_memory_stat_reset_peak_value'):
+        raise UserError(f'expected Paddle 3, found {paddle.__version__}; install paddlepaddle 3')
 
 
 def allocated() -> int:
@@ -205,6 +212,7 @@ def _tensors(values: Any) -> list[paddle.Tensor]:
 
 def step(settings: Settings, recompute: bool) -> Iterator[Row]:
     """Bytes of a training step with one crop of the settings' size, in `data`."""
+    check_paddle()
     builder = networks.builder_of(settings, f'model.recompute={recompute}')
     model = builder.model
     model.train()
