@@ -25,32 +25,26 @@ import numpy as np
 from PIL import Image
 
 from benchmarks import inference as of_inference
+from benchmarks.folder import make
 from common import cli
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of RGB, as in the config below
 CONFIG = '''_base_: {base}
 model: {{pretrained: null, n_scales: {scales}, backbone: {{type: {backbone}}}}}
-val_dataset: {{transforms: [{{type: Normalize, mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225]}}]}}
 '''
 ROWS = ('plain graph', 'predict.py')
 
 
 def prepare(folder: Path, args: argparse.Namespace) -> None:
     """Weights, the graph, a config and the images."""
-    import cv2
     import paddle
 
     from inference.export import onnx_graph
     from inference.export.whole import Settings
-    from tools.toy.scene import compose
-    rng = np.random.default_rng(0)
     for name, count in (('all', args.images), ('few', args.images // 10)):
         (folder / name).mkdir()
-        for i in range(count):
-            picture = np.asarray(compose(tuple(args.size), rng)[0], float)[..., ::-1]
-            picture = picture + rng.normal(0, 4, (*args.size, 1))
-            cv2.imwrite(str(folder / name / f'{i:04}.png'), picture.clip(0, 255).astype(np.uint8))
-    image = (picture[..., ::-1] / 255 - MEAN) / STD
+        make(folder / name, count, tuple(args.size))
+    image = (np.asarray(Image.open(folder / 'all/images/0.png'), float) / 255 - MEAN) / STD
     model = of_inference.network(args)
     of_inference.take_statistics(model, image.transpose(2, 0, 1)[None].astype(np.float32))
     paddle.save(model.state_dict(), str(folder / 'model.pdparams'))
@@ -83,7 +77,7 @@ def plain_graph(folder: Path, images: str, out: Path, threads: int) -> None:
                                          request.get_output_tensor().data.copy(), colors))
 
         queue.set_callback(done)
-        paths = sorted((folder / images).iterdir())
+        paths = sorted((folder / images / 'images').iterdir())
         for path, image in zip(paths, reader.map(read_image, paths)):
             queue.start_async({0: np.ascontiguousarray(image[..., ::-1])}, (path.stem, image))
         queue.wait_all()
@@ -97,7 +91,8 @@ def seconds_of(row: str, images: str, folder: Path, args: argparse.Namespace) ->
                str(folder), images, str(out)]
     if row == 'predict.py':
         command = [sys.executable, '-W', 'ignore', 'predict.py', '--config', str(folder / 'config.yml'), '--model_path',
-                   str(folder / 'model.pdparams'), '--image_path', str(folder / images), '--save_dir', str(out)]
+                   str(folder / 'model.pdparams'), '--image_path', str(folder / images / 'images'), '--save_dir',
+                   str(out)]
     environment = {**os.environ, 'OMP_NUM_THREADS': str(args.threads), 'MSCALE_CACHE': str(folder / 'cache')}
     start = time.perf_counter()
     subprocess.run(command, check=True, env=environment, capture_output=True)

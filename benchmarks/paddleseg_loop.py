@@ -13,7 +13,7 @@ Every config trains ITERATIONS steps on drawn images, in both with the same reso
 and no workers, because that is PaddleSeg's default (`--num_workers` for another), one after the other, twice. The rates
 are those that each prints, the best of its lines behind the first. Evaluation is at scale 1 on whole images, the second
 of two after another, PaddleSeg's helped along: where it joins sums without an axis, which Paddle 2.5 refuses, they are
-stacked. `loading` is the share of the time spent on reading images. The last line is the table as JSON.
+stacked. In brackets: the share of the time spent on reading images. The last line is the table as JSON.
 """
 from __future__ import annotations
 
@@ -98,13 +98,9 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
 
 def small_config(checkout: str, config: str, data: Path, folder: Path) -> Path:
     """The config in one file, with small crops, these data and no pretrained weights."""
-    from paddleseg.cvlibs.config import merge_config_dicts
+    from tests.zoo import resolved
 
-    from common.config_files import read_chain
-
-    dic: dict[str, Any] = {}
-    for _, own in reversed(read_chain(str(Path(checkout) / 'configs' / config))):
-        dic = merge_config_dicts(own, dic)
+    dic: dict[str, Any] = resolved(Path(checkout) / 'configs' / config)
     dic.update(batch_size=BATCH, iters=ITERATIONS)
     dic.pop('test_config', None)
     dic['model'].pop('pretrained', None)

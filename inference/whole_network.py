@@ -1,7 +1,7 @@
 """Each scale, or all of them, at once: without strips fewer bytes are moved, and more memory is taken.
 
-On a GPU always, where memory suffices: which of the two is faster there has not been measured. On a CPU where
-inference.forms has measured it to be faster.
+On a GPU always, where memory suffices: nothing has been measured there. On a CPU where inference.forms has measured it
+to be faster than strips.
 """
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -33,7 +33,7 @@ class WholeNetwork(FusedNetwork):
                  extra: float | None = None, at_once: bool = False) -> None:
         super().__init__(executor, n_scales, footprint, scale_image)
         self.executor: Any = executor
-        self._fused_scales = sorted(set(n_scales))  # of that graph
+        self._fused_scales = sorted(set(n_scales))  # of that graph; n_scales can be changed
         self._extra = head_bytes(footprint) if extra is None else extra
         self.largest_strip = self.strips[0]
         self.strips = [*[memory.AT_ONCE] * at_once, memory.WHOLE, *self.strips]

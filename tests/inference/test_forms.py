@@ -110,11 +110,11 @@ def test_all_scales_at_once_in_float32_only(builder, weights, monkeypatch):  # n
     monkeypatch.setattr(forms, '_measured', lambda network, precision: offered.append(network.strips[0]) or {
         forms.STRIPS: 2.0, forms.PLAIN: 1.0})
     backends.create(builder, weights, 'openvino')
+    assert offered == [memory.AT_ONCE]
     try:
         backends.create(builder, weights, 'openvino', 'bf16')
-    except UserError as error:  # this processor has no bf16
-        assert '--precision bf16' in str(error)
-        offered.append(memory.WHOLE)
+    except UserError as error:
+        pytest.skip(str(error))
     assert offered == [memory.AT_ONCE, memory.WHOLE]
 
 
