@@ -12,6 +12,7 @@ from tqdm import tqdm
 from common.errors import UserError, is_expected
 from datasets.sampling import shard
 from inference import map_pictures, pictures
+from inference.lanes import lanes
 from inference.maps import Maps
 from inference.prefetch import prefetch
 from inference.processes import gather
@@ -34,21 +35,35 @@ def predict_each(segmenter: Segmenter, items: Sequence[Item], consume: Consume, 
     UserError if the logits of the first image are not finite already, which is the weights' fault.
     """
     failed: list[str] = []
-    predict, rank, succeeded = segmenter.predictor, paddle.distributed.get_rank(), 0
-    for (path, name), loaded, error in tqdm(prefetch(lambda item: segmenter.load(item[0]), items, num_workers),
-                                            total=len(items), desc='predict', unit='image',
-                                            disable=True if rank else None):
-        if error is None:
-            image, sample = loaded
-            try:
-                maps = predict.maps(sample) if with_maps else None
-                consume(name, image, predict(sample) if maps is None else maps.classes, maps)
+    rank, succeeded = paddle.distributed.get_rank(), 0
+    several = None if with_maps else lanes(segmenter.predictor, len(items))
+    predict = several or segmenter.predictor
+
+    def predicted(read: tuple[Item, Any, Exception | None]) -> Any:
+        _, loaded, error = read
+        if error is not None:
+            return None
+        image, sample = loaded
+        if with_maps:
+            maps = segmenter.predictor.maps(sample)
+            return image, maps.classes, maps
+        return image, predict(sample), None
+
+    read = prefetch(lambda item: segmenter.load(item[0]), items, num_workers)
+    for ((path, name), _, error), found, fault in tqdm(
+            prefetch(predicted, read, several.count if several else 0), total=len(items), desc='predict', unit='image',
+            disable=True if rank else None):
+        try:
+            if fault is not None:
+                raise fault
+            if error is None:
+                consume(name, *found)
                 succeeded += 1
                 continue
-            except UserError as fault:
-                error = fault
-                if not succeeded:
-                    raise UserError(f'{path}: {fault}') from fault
+        except UserError as wrong:
+            error = wrong
+            if not succeeded:
+                raise UserError(f'{path}: {wrong}') from wrong
         if not is_expected(error):
             raise error
         failed.append(str(error) if str(path) in str(error) else f'{path}: {error}')

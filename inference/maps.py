@@ -47,7 +47,8 @@ def classes_and_confidence(logits: paddle.Tensor) -> tuple[np.ndarray, np.ndarra
 @paddle.no_grad()
 def check_finite(logits: paddle.Tensor) -> None:
     """UserError for logits that are not finite, which argmax would turn into a class like any other."""
-    if not bool(paddle.isfinite(logits).all()):
+    # A finite sum has finite terms, and takes a quarter of the time; one of finite terms can overflow.
+    if not bool(paddle.isfinite(logits.sum())) and not bool(paddle.isfinite(logits).all()):
         raise UserError(NOT_FINITE)
 
 

@@ -48,7 +48,9 @@ class Predictor:
     @paddle.no_grad()
     def logits(self, image: paddle.Tensor) -> paddle.Tensor:
         """float32 (1, 3, H, W), normalised -> float32 (1, K, H, W)."""
-        return functools.reduce(operator.add, self._augmented(image)) / (len(self.scales) * len(self.flips))
+        count = len(self.scales) * len(self.flips)
+        total = functools.reduce(operator.add, self._augmented(image))
+        return total if count == 1 else total / count
 
     def _augmented(self, image: paddle.Tensor) -> Iterator[paddle.Tensor]:
         """The logits of every scale and flip, at the size of the image and flipped back."""
@@ -56,8 +58,12 @@ class Predictor:
         for scale in self.scales:
             scaled = _resize(image, int(height * scale + 0.5), int(width * scale + 0.5))
             for axes in self.flips:
-                logits = self._windows(scaled.flip(axes) if axes else scaled, *self._window(scaled.shape[2:]))
+                logits = self.window_logits(scaled.flip(axes) if axes else scaled)
                 yield _resize(logits.flip(axes) if axes else logits, height, width)
+
+    def window_logits(self, image: paddle.Tensor) -> paddle.Tensor:
+        """As `logits`, without scales and flips: through windows and strips as memory asks for."""
+        return self._windows(image, *self._window(image.shape[2:]))
 
     def _window(self, size: Sequence[int]) -> Sequence[tuple[int, int] | None]:
         """(crop_size, stride) for an image of (H, W), planned once per size; the strips are set as well."""

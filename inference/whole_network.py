@@ -46,9 +46,13 @@ class WholeNetwork(FusedNetwork):
 
     @paddle.no_grad()
     def __call__(self, x: paddle.Tensor) -> list[paddle.Tensor]:
-        if self.executor.strip < memory.AT_ONCE or sorted(set(self.n_scales)) != self._fused_scales:
+        if self.executor.strip < memory.AT_ONCE or not self.at_once():
             return super().__call__(x)
         return [as_tensor(self.executor.hierarchy(x))]
+
+    def at_once(self) -> bool:
+        """Whether one graph has all scales of this network."""
+        return memory.AT_ONCE in self.strips and sorted(set(self.n_scales)) == self._fused_scales
 
     def peak(self, size: Sequence[int], strip: int | None = None) -> float:
         if (strip or self.strips[0]) < memory.WHOLE:

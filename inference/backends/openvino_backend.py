@@ -1,6 +1,7 @@
 """OpenVINO on the CPU."""
 import functools
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,8 @@ class OpenVINOExecutor(EngineExecutor):
                        # No cache for recurring shapes: it takes memory for each image size.
                        'CPU_RUNTIME_CACHE_CAPACITY': 0}
         self._requests: dict[str, Any] = {}
+        self._lanes: Any = None
+        self._lane, self._lock = threading.local(), threading.Lock()
 
     def _load(self, path: Path) -> Any:
         core, hints = shared_core(), self._hints
@@ -57,6 +60,19 @@ class OpenVINOExecutor(EngineExecutor):
     def hierarchy(self, image: paddle.Tensor) -> paddle.Tensor:
         logits, = self._infer(scale_graph.HIERARCHY, {scale_graph.IMAGE: image.numpy()})
         return paddle.to_tensor(logits)  # the only copy: 0.16 GB of 19 classes at 1024x2048
+
+    def beside(self, image: paddle.Tensor, lanes: int) -> paddle.Tensor:
+        """As `hierarchy`, for as many threads at once as there are lanes; each image has its share of the threads."""
+        with self._lock:
+            if self._lanes is None:
+                core = shared_core()
+                self._lanes = core.compile_model(
+                    core.read_model(self._folder / f'{scale_graph.HIERARCHY}.onnx'), 'CPU',
+                    {**self._hints, 'PERFORMANCE_HINT': 'THROUGHPUT', 'NUM_STREAMS': lanes})
+        if not hasattr(self._lane, 'request'):
+            self._lane.request = self._lanes.create_infer_request()
+        self._lane.request.infer({scale_graph.IMAGE: image.numpy()}, share_inputs=True)
+        return paddle.to_tensor(self._lane.request.output_tensors[0].data)
 
     def _infer(self, part: str, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
         """Outputs of a part, views that the next call overwrites."""
