@@ -118,7 +118,7 @@ def _fastest(executor: Any, rest: tuple[Any, ...], folder: Path, precision: str,
     exact_fusion = precision == 'fp32' or memory.on_gpu(executor.device)
     whole = WholeNetwork(executor, scales, footprint, scale_image, at_once=exact_fusion and executor.has_hierarchy())
     form = forms.choose(whole, folder, precision, cache)
-    executor.strip = whole.largest_strip
+    executor.strip, executor.keep = whole.largest_strip, cache  # of the form that was chosen only
     if form == forms.STRIPS:
         executor.load_strips()
         return FusedNetwork(executor, scales, footprint, scale_image)

@@ -20,11 +20,13 @@ def threads() -> int:
 class EngineExecutor:
     """A WholeExecutor (inference.whole_network) of a folder of inference.converted; subclasses run a part, an .onnx.
 
-    Parts are loaded when they are first run, or by `load`. memory_limit: bytes on a GPU, set before.
+    Parts are loaded when they are first run, or by `load`. memory_limit: bytes on a GPU, set before. keep: an engine
+    may leave what it has compiled in the folder.
     """
     name = ''
     device = 'CPU'
     memory_limit: float | None = None
+    keep = False
 
     def __init__(self, folder: Path) -> None:
         self.strip, self._folder = STRIP, folder

@@ -196,3 +196,30 @@ def test_shared_weights(tmp_path):
     for attend, want in arrays.items():
         found = [numpy_helper.to_array(array) for array in onnx.load(tmp_path / f'{attend}.onnx').graph.initializer]
         assert len(found) == len(want) and all(np.array_equal(a, b) for a, b in zip(found, want))
+
+
+def test_what_openvino_compiled_is_kept_and_made_anew_where_it_is_damaged(builder, weights, monkeypatch,  # noqa: F811
+                                                                          tmp_path):
+    fastest(monkeypatch, forms.AT_ONCE)
+    monkeypatch.setenv('MSCALE_CACHE', str(tmp_path / 'kept'))
+    x = paddle.to_tensor(fill.image(1, [1, 3, 65, 97]))
+    expected = backends.create(builder, weights, 'openvino')(x)[0].numpy()
+    kept, = (tmp_path / 'kept').rglob('openvino-*/*.blob')
+    first, whole = kept.stat().st_mtime_ns, kept.read_bytes()
+    np.testing.assert_array_equal(backends.create(builder, weights, 'openvino')(x)[0].numpy(), expected)
+    assert kept.stat().st_mtime_ns == first  # read
+    for length in (0, 100, len(whole) // 2):
+        kept.unlink()  # it can be read only
+        kept.write_bytes(whole[:length])
+        np.testing.assert_array_equal(backends.create(builder, weights, 'openvino')(x)[0].numpy(), expected)
+        assert kept.stat().st_size > 0.9 * len(whole)  # it differs by a few operations each time
+
+
+def test_nothing_compiled_is_kept_with_no_cache(builder, weights, monkeypatch, tmp_path):  # noqa: F811
+    from inference.backends.openvino_backend import OpenVINOExecutor
+    properties = []
+    monkeypatch.setattr(OpenVINOExecutor, '_load_hierarchy', lambda self, hints: properties.append(self.keep))
+    monkeypatch.setattr(forms, 'choose', lambda *args: forms.AT_ONCE)
+    for cache in (False, True):
+        backends.create(builder, weights, 'openvino', cache=cache)
+    assert properties == [False, True]
