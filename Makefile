@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
+# As many processes as cores, of 1 GB each; a file's tests stay together, so that what they share is made once.
+TESTS = -m pytest -m "not slow" -n auto --maxprocesses 4 --dist loadfile
 
 .PHONY: setup demo test test-slow test-gpu test-processors test-elastic test-zoo lint test-paddle26 test-gpu-build
 
@@ -16,7 +18,7 @@ demo: setup
 	$(BIN)/python tools/demo.py
 
 test: setup
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python $(TESTS)
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow
@@ -52,7 +54,7 @@ lint: setup
 	touch $@
 
 test-paddle26: .venv-paddle26/.installed
-	.venv-paddle26/bin/python -m pytest -m "not slow"
+	.venv-paddle26/bin/python $(TESTS)
 
 # The same with Paddle 2.6.2's build for GPUs, on a machine without one, and which of its kernels we would take there.
 .venv-gpu-build/.installed: requirements.txt requirements-paddle26.txt requirements-dev.txt
@@ -64,4 +66,4 @@ test-paddle26: .venv-paddle26/.installed
 	touch $@
 
 test-gpu-build: .venv-gpu-build/.installed
-	.venv-gpu-build/bin/python -m pytest -m "not slow"
+	.venv-gpu-build/bin/python $(TESTS)

@@ -84,7 +84,7 @@ def test_what_is_refused(tmp_path, text, expected):
         say(tmp_path, text)
     message = str(error.value)
     assert message.startswith(f'{tmp_path / "dataset.yml"}: ') and expected in message
-    assert '\n' not in message and len(message) < 400
+    assert '\n' not in message and len(message.replace(str(tmp_path), '')) < 300
 
 
 def test_a_file_that_is_no_text(tmp_path):
@@ -146,4 +146,5 @@ def test_aliases_without_end_are_refused_at_once(tmp_path, key):
             'the file': f'- {bomb}\n- *a40\n'}.get(key, f'{key}: {bomb}\n')
     with pytest.raises(ValueError) as error:
         say(tmp_path, text)
-    assert 'expected' in str(error.value) and len(str(error.value)) < 400 and '\n' not in str(error.value)
+    message = str(error.value).replace(str(tmp_path), '')
+    assert 'expected' in message and len(message) < 300 and '\n' not in message
