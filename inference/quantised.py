@@ -46,9 +46,7 @@ def converted_int8(builder: Any, model: MscaleOCRNet, model_path: str | os.PathL
     """
     quantisation.check_packages()
     taken = quantisation.choose(images, builder, quantisation.resizing(builder))
-    normalise = check.normalising(builder)
-    inputs = [model.scale_image(paddle.to_tensor(check.normalised(image, normalise)), scale).numpy()
-              for image in taken.calibration for scale in sorted(set(model.n_scales))]
+    inputs, shown = calibration(builder, model, taken)
     digest = hashlib.sha256()
     for array in inputs:
         digest.update(str(array.shape).encode() + array.tobytes())
@@ -60,8 +58,6 @@ def converted_int8(builder: Any, model: MscaleOCRNet, model_path: str | os.PathL
         builder.release_model()
         path = folder / CHECK
         if not path.exists():
-            shown = [check.normalised(image[:quantisation.WINDOW[0], :quantisation.WINDOW[1]], normalise)
-                     for image in taken.held_out[:CHECKED]]
             wanted, found = (logits(precision, where, shown)
                              for precision, where in (('fp32', None), ('int8', folder)))
             equal = np.mean([(a.argmax(1) == b.argmax(1)).mean() for a, b in zip(wanted, found)])
@@ -72,6 +68,17 @@ def converted_int8(builder: Any, model: MscaleOCRNet, model_path: str | os.PathL
                    100 * said['equal'], said['images'], '' if said['equal'] >= ENOUGH else
                    '; more images (--calibration_count) that are like those to come (--calibration_images) may help')
         yield folder
+
+
+def calibration(builder: Any, model: MscaleOCRNet,
+                taken: quantisation.Chosen) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Float32 (1, 3, h, w): what the network sees of the images to calibrate on, at every scale; images to check with.
+    """
+    normalise = check.normalising(builder)
+    inputs = [model.scale_image(paddle.to_tensor(check.normalised(image, normalise)), scale).numpy()
+              for image in taken.calibration for scale in sorted(set(model.n_scales))]
+    return inputs, [check.normalised(image[:quantisation.WINDOW[0], :quantisation.WINDOW[1]], normalise)
+                    for image in taken.held_out[:CHECKED]]
 
 
 def _write(model: MscaleOCRNet, model_path: str | os.PathLike, inputs: Sequence[np.ndarray], folder: Path) -> None:

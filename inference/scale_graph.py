@@ -24,13 +24,13 @@ def part(attend: bool) -> str:
     return 'scale_and_attention' if attend else 'scale'
 
 
-def build(model: MscaleOCRNet, attend: bool, half: bool = False) -> onnx.ModelProto:
+def build(model: MscaleOCRNet, attend: bool, half: bool = False, ops: WholeOps | None = None) -> onnx.ModelProto:
     """One scale of a model in evaluation mode, with the head as it was trained. half: in float16, except for softmax.
 
     IMAGE float32 (1, 3, H, W) -> LOGITS (1, K, h, w), and with `attend` ATTENTION (1, 1, h, w), at the resolution of
-    the finest branch.
+    the finest branch. ops: new ones that see what is written.
     """
-    ops = WholeOps(half)
+    ops = ops or WholeOps(half)
     finest = model.ocrnet.backbone.walk(ops, ops.working_precision(ops.take(IMAGE, 3, None)))
     found = plain_head.logits_and_attention(ops, model, finest, attend)
     names = dict(zip(filter(None, found), (LOGITS, ATTENTION)))

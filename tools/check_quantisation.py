@@ -3,7 +3,8 @@
     python tools/check_quantisation.py --config configs/... --model_path .../model.pdparams
 
 Prints IoU per class and mIoU in each precision, the share of pixels with the class of the first one, seconds per image
-of the network, and the peak of resident memory. A precision that the processor does not have is left out.
+of the network, and the peak of resident memory. A precision that the processor does not have is left out. --layers says
+instead which layers cost the most: on windows of the validation images, what is won with each of them in float32.
 """
 import argparse
 import contextlib
@@ -37,6 +38,7 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     flags.add_inference_flags(parser, '--aug_eval')
     parser.set_defaults(precision=None)
     parser.add_argument('--save', metavar='FILE', help='write the table as .json, too')
+    parser.add_argument('--layers', action='store_true', help='which layers cost the most in int8, instead')
     cli.add_debug_flag(parser)
     return parser.parse_args(argv)
 
@@ -95,6 +97,21 @@ def table(names: Sequence[str], rows: Mapping[str, Mapping[str, Any]]) -> str:
     return '\n'.join(lines)
 
 
+def of_layers(builder: Any, args: argparse.Namespace) -> None:
+    """Print and save the table of tools.quantisation.layers."""
+    from inference import backends
+    from tools.quantisation import layers
+
+    backend = backends.installed()[0] if args.backend == 'auto' else args.backend
+    if backend == 'paddle' or not isinstance(builder.model, layers.MscaleOCRNet):
+        raise UserError(f'--layers: expected a MscaleOCRNet and --backend openvino or onnxruntime, found {backend} and '
+                        f'{type(builder.model).__name__}; leave it out')
+    rows = layers.measure(builder, args.model_path, backend, flags.network_options(args)['calibration'])
+    print(layers.table(rows))
+    if args.save:
+        write_atomically(args.save, (json.dumps([row._asdict() for row in rows], indent=1) + '\n').encode())
+
+
 def main(argv: Sequence[str]) -> None:
     args = parse_args(argv)
     if args.precision:
@@ -118,6 +135,8 @@ def main(argv: Sequence[str]) -> None:
     builder.check_weights(Path(args.model_path).parent.parent)
     if args.save:
         flags.check_writable(Path(args.save).parent)
+    if args.layers:
+        return of_layers(builder, args)
     first: list[bytes] = []
     rows: dict[str, dict[str, Any]] = {}
     backends.create(builder, args.model_path, **flags.network_options(args))  # what it refuses comes before the hours

@@ -6,6 +6,7 @@ import val
 from tests.export.test_quantisation import needs_nncf, trained  # noqa: F401 (a fixture)
 from tests.test_command_lines import run
 from tools import check_quantisation
+from tools.quantisation import layers
 
 
 @needs_nncf
@@ -33,6 +34,35 @@ def test_the_table(trained, toy, tmp_path, capsys, monkeypatch):  # noqa: F811
     assert table['mIoU'].endswith(f'({difference:+5.2f})')
     assert found['fp32']['equal'] == 1 > found['int8']['equal'] > 0.9
     assert all(row['seconds'] > 0 and row['peak_gb'] > 0.1 for row in found.values())
+
+
+@needs_nncf
+def test_layers(trained, tmp_path, capsys, monkeypatch):  # noqa: F811
+    """One group after the other in float32; with all of them nothing is left of int8 but rounding."""
+    monkeypatch.setattr(layers, 'DEPTH', 2)  # a dozen groups
+    common = ['--config', trained[0], '--model_path', trained[1], '--calibration_count', 4, '--layers']
+    assert run(check_quantisation.main, *common, '--save', tmp_path / 'table.json') is None
+    rows = json.loads((tmp_path / 'table.json').read_text())
+    (none, *groups, every), lines = rows, capsys.readouterr().out.splitlines()
+    assert (none['group'], every['group']) == ('none', 'all')
+    assert (none['convolutions'], every['convolutions']) == (0, sum(row['convolutions'] for row in groups))
+    assert {'backbone.conv_layer1_1', 'head.conv3x3_ocr', 'scale_attn.atten_head', 'others'} <= {
+        row['group'] for row in groups}
+    assert every['error'] < 1e-4 < min(row['error'] for row in groups) and every['equal'] > 0.9999
+    assert min(row['error'] for row in groups) < none['error']
+    assert groups == sorted(groups, key=lambda row: row['error'])
+    table = [line.split() for line in lines[-len(rows):]]
+    assert table == [[row['group'], str(row['convolutions']), f'{row["error"]:.2%}', f'{row["equal"]:.2%}']
+                     for row in rows]
+
+
+@needs_nncf
+def test_layers_of_a_backend_without_int8(trained, capsys):  # noqa: F811
+    assert run(check_quantisation.main, '--config', trained[0], '--model_path', trained[1], '--layers', '--backend',
+               'paddle') == 1
+    assert capsys.readouterr().err.strip().splitlines()[-1] == (
+        'error: --layers: expected a MscaleOCRNet and --backend openvino or onnxruntime, found paddle and '
+        'MscaleOCRNet; leave it out')
 
 
 def test_refusals(tmp_path, capsys):
