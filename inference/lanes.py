@@ -45,11 +45,11 @@ def lanes(predictor: Any, images: int) -> Lanes | None:
 
     images: how many there are in all.
     """
-    network = predictor.model
-    if predictor.crop_size or predictor.memory_limit is not None or not isinstance(network, WholeNetwork) or not (
-            network.at_once() and hasattr(network.executor, 'beside')):
+    network = getattr(predictor, 'model', None)
+    if not (isinstance(network, WholeNetwork) and network.at_once() and hasattr(network.executor, 'beside')) or (
+            predictor.crop_size or predictor.memory_limit is not None):
         return None
     side = round(SMALL**0.5 / max(network.n_scales))
-    free = memory.available(network.device) - network.base
+    free = memory.available(network.device) - network.base - network.footprint.weights  # which are loaded once more
     count = int(min(images, threads(), MOST, free / network.peak((side, side), memory.AT_ONCE)))
     return Lanes(predictor, count) if count > 1 else None

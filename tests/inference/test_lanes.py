@@ -73,10 +73,11 @@ def test_large_images_run_one_after_the_other(predictor, monkeypatch):
 
 def test_as_many_as_images_threads_and_memory(predictor, monkeypatch):
     peak = predictor.model.peak([round(lanes.SMALL**0.5 / max(predictor.model.n_scales))] * 2, memory.AT_ONCE)
+    loaded = predictor.model.base + predictor.model.footprint.weights
     for images, threads, room, count in (  # room: how many the free memory has room for
             (100, 3, math.inf, 3), (2, 3, math.inf, 2), (1, 3, math.inf, None), (100, 1, math.inf, None),
             (100, 64, math.inf, lanes.MOST), (100, 3, 2.5, 2), (100, 3, 1.5, None), (100, 3, 0.5, None)):
-        monkeypatch.setattr(memory, 'available', lambda device, room=room: predictor.model.base + room * peak)
+        monkeypatch.setattr(memory, 'available', lambda device, room=room: loaded + room * peak)
         monkeypatch.setattr(lanes, 'threads', lambda threads=threads: threads)
         found = lanes.lanes(predictor, images)
         assert (found and found.count) == count
