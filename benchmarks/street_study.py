@@ -47,7 +47,8 @@ def report(study: steps.Study) -> None:
         raise FileError(f'{PAGE}: expected the page with the tables, found nothing; start in the folder of the '
                         'repository')
     write_atomically(page, tables.fill(page.read_text(encoding='utf-8'), records).encode())
-    write_atomically(CURVE, tables.curves(records).encode())
+    if 'main' in records:  # otherwise the curve stays that of another machine, as the tables do
+        write_atomically(CURVE, tables.curves(records).encode())
 
 
 def main(argv: Sequence[str]) -> None:

@@ -7,6 +7,7 @@ from common.atomic_io import write_atomically
 
 CONFIG, PROBE = 'configs/street_small_360x480.yml', 'benchmarks/street/probe.yml'
 BUDGET, LONG, PROBE_ITERS = 800, 8000, 200  # iterations of a comparison, of the long run, of a short run
+TEACHER = 2 * BUDGET  # of the teacher of the short runs
 MIN_K = 1126  # of the config
 SEEDS = (0, 1)
 COEF = 'loss.coef=[1,0.4,0.05,0.05]'
@@ -109,15 +110,22 @@ def steps() -> list[Step]:
     for training in (ideas[0], main):  # SCORED
         found += [training, *_scores(training.name)]
     found += ideas[1:]
+    coarse = ('train_dataset.coarse_multiple=1',)
     for threshold, flags in THRESHOLDS.items():
         found.append(AutoLabels(f'labels-{threshold}', 'labels', ('main',), CONFIG, 'main', flags))
-    coarse = ('train_dataset.coarse_multiple=1',)
+    found += [Training(f'student-{threshold}-seed{seed}', 'labels', (f'labels-{threshold}',), CONFIG, BUDGET, seed,
+                       BUDGET // 10, coarse, data=f'labels-{threshold}') for seed in SEEDS for threshold in THRESHOLDS]
+    found.append(Training('teacher', 'students', (), CONFIG, TEACHER, 0, TEACHER // 12, main.opts))
+    for threshold, flags in THRESHOLDS.items():
+        found.append(AutoLabels(f'teacher-{threshold}', 'students', ('teacher',), CONFIG, 'teacher', flags))
     for seed in SEEDS:
-        for name, iters in (('same-iterations', BUDGET), ('same-fine', 2 * BUDGET)):
-            found += [Training(f'student-{threshold}-{name}-seed{seed}', 'labels', (f'labels-{threshold}',), CONFIG,
-                               iters, seed, iters // 10, coarse, data=f'labels-{threshold}')
-                      for threshold in THRESHOLDS]
-        found.append(Training(f'student-none-longer-seed{seed}', 'labels', (), CONFIG, 2 * BUDGET, seed, BUDGET // 5))
+        found += [Training(f'short-{threshold}-{iters}-seed{seed}', 'students', (f'teacher-{threshold}',), PROBE, iters,
+                           seed, iters // 2, coarse, data=f'teacher-{threshold}')
+                  for iters in (PROBE_ITERS, 2 * PROBE_ITERS) for threshold in THRESHOLDS]
+        for name, iters, opts in (('none', PROBE_ITERS, ()), ('none', 2 * PROBE_ITERS, ()),
+                                  ('truth', PROBE_ITERS, coarse)):
+            found.append(Training(f'short-{name}-{iters}-seed{seed}', 'students', (), PROBE, iters, seed, iters // 2,
+                                  opts))
     found.append(FourClasses('four-classes', 'finetune'))
     for seed in SEEDS:
         for name, start in (('scratch', None), ('finetuned', 'main')):

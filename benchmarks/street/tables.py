@@ -11,8 +11,16 @@ MARK = re.compile(r'(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)', re.DOTALL)
 
 
 def fill(text: str, records: Records) -> str:
-    """A page with the content between each `<!-- table: NAME -->` and `<!-- end -->` made anew."""
-    return MARK.sub(lambda found: f'{found[1]}{TABLES[found[2]](records)}\n{found[3]}', text)
+    """A page with the content between each `<!-- table: NAME -->` and `<!-- end -->` made anew.
+
+    A table without a record of its own stays as it is: it was filled from records on another machine.
+    """
+    def table(found: re.Match[str]) -> str:
+        make, group = TABLES[found[2]]
+        there = any(record['group'] == group for record in records.values())
+        return f'{found[1]}{make(records)}\n{found[3]}' if there else found[0]
+
+    return MARK.sub(table, text)
 
 
 def percent(value: float | None) -> str:
@@ -120,10 +128,10 @@ def precision(records: Records) -> str:
 RARE = ('fence', 'pole', 'traffic sign', 'person', 'bicycle')  # each less than 2% of the pixels
 
 
-def labels(records: Records) -> str:
+def labels(records: Records, prefix: str = 'labels') -> str:
     cells = []
     for name in experiments.THRESHOLDS:
-        result = records[f'labels-{name}']['result'] if f'labels-{name}' in records else {}
+        result = records[f'{prefix}-{name}']['result'] if f'{prefix}-{name}' in records else {}
         rare = [result.get('classes', {}).get(rare, {}).get('coverage') for rare in RARE]
         cells.append([name, *(percent(result.get(key)) for key in ('coverage', 'agreement', 'miou')),
                       *(map(percent, rare) if result else '-' * len(RARE))])
@@ -131,19 +139,30 @@ def labels(records: Records) -> str:
                 cells)
 
 
+TITLES = ('training data', 'against fine images alone')
+
+
 def students(records: Records) -> str:
-    def named(kind: str) -> dict[str, str]:
-        return {f'auto-labels, {threshold}': f'student-{threshold}-{kind}-seed{{seed}}'
+    named = {f'auto-labels, {threshold}': f'student-{threshold}-seed{{seed}}' for threshold in experiments.THRESHOLDS}
+    return compared(records, TITLES, {'fine images alone': 'base-seed{seed}', **named}, 'base-seed{seed}')
+
+
+def short_students(records: Records) -> str:
+    """For as many iterations, and for as many fine samples: those of twice as many iterations with auto-labels."""
+    iters = experiments.PROBE_ITERS
+
+    def named(count: int) -> dict[str, str]:
+        return {f'auto-labels, {threshold}': f'short-{threshold}-{count}-seed{{seed}}'
                 for threshold in experiments.THRESHOLDS}
 
-    titles = ('training data', 'against fine images alone')
-    same = compared(records, titles, {'fine images alone': 'base-seed{seed}', **named('same-iterations')},
-                    'base-seed{seed}')
-    # As many fine samples: fine images alone for BUDGET iterations, or with auto-labels for twice as many.
-    fine = compared(records, titles, {'fine images alone': 'base-seed{seed}', **named('same-fine'),
-                                      'fine images alone, twice as many': 'student-none-longer-seed{seed}'},
-                    'base-seed{seed}')
-    return f'For the same number of iterations:\n\n{same}\n\nFor the same number of fine samples:\n\n{fine}'
+    base = f'short-none-{iters}-seed{{seed}}'
+    same = compared(records, TITLES, {
+        'fine images alone': base, **named(iters),
+        'the extra images with their own labels': f'short-truth-{iters}-seed{{seed}}'}, base)
+    longer = compared(records, TITLES, {
+        'fine images alone': base, **named(2 * iters),
+        'fine images alone, twice as many': f'short-none-{2 * iters}-seed{{seed}}'}, base)
+    return f'For the same number of iterations:\n\n{same}\n\nFor the same number of fine samples:\n\n{longer}'
 
 
 def finetune(records: Records) -> str:
@@ -153,8 +172,15 @@ def finetune(records: Records) -> str:
     return rows(['start', 'at the start', '50 iterations', '200 iterations'], cells)
 
 
-TABLES = {table.__name__: table for table in (runs, classes, probes, ideas, scales, precision, labels, students,
-                                              finetune)}
+def teacher(records: Records) -> str:
+    return labels(records, 'teacher')
+
+
+TABLES = {  # name: how it is made, and the group of the steps without which it is left alone
+    'runs': (runs, 'main'), 'classes': (classes, 'main'), 'probes': (probes, 'probes'), 'ideas': (ideas, 'ideas'),
+    'scales': (scales, 'scales'), 'precision': (precision, 'precision'), 'labels': (labels, 'labels'),
+    'students': (students, 'labels'), 'teacher': (teacher, 'students'), 'short-students': (short_students, 'students'),
+    'finetune': (finetune, 'finetune')}
 
 
 # ---------------------------------------------------------------- the curve

@@ -177,12 +177,12 @@ def test_four_classes(study, toy, monkeypatch):
 
 # ---------------------------------------------------------------- tables
 
-def record(**result):
-    return {'commands': ['python train.py'], 'result': result}
+def record(group='x', **result):
+    return {'commands': ['python train.py'], 'group': group, 'result': result}
 
 
 def test_without_records_every_table_says_so():
-    for name, table in tables.TABLES.items():
+    for name, (table, _) in tables.TABLES.items():
         assert tables.MISSING in table({}), name
 
 
@@ -199,10 +199,27 @@ def test_differences_beside_the_spread(values, base, expected):
 
 def test_the_page_is_filled_and_filled_again():
     text = 'before\n<!-- table: precision -->\nold\n<!-- end -->\nafter\n'
-    filled = tables.fill(text, {'precision-main-bf16': record(miou=0.5)})
+    filled = tables.fill(text, {'precision-main-bf16': record('precision', miou=0.5)})
     assert '| bf16 | not run yet | 50.00 |' in filled and 'old' not in filled
     assert filled.startswith('before\n<!-- table: precision -->\n| precision') and filled.endswith('-->\nafter\n')
-    assert tables.fill(filled, {}) == tables.fill(text, {})
+    # Records of other tables, as on another machine, leave it alone.
+    assert tables.fill(filled, {'probe-sgd-seed0': record('probes', miou=0.25)}) == filled
+    assert '| bf16 | not run yet | 25.00 |' in tables.fill(filled, {'precision-main-bf16': record('precision', miou=0.25)})
+
+
+def test_every_table_has_a_group_of_steps():
+    groups = {step.group for step in experiments.steps()}
+    assert {group for _, group in tables.TABLES.values()} <= groups
+
+
+def test_students_beside_fine_images_alone():
+    """Differences by hand: (28 + 30) / 2 - (21 + 23) / 2 = 7, the larger range 2; the others are missing."""
+    records = {f'short-{name}-200-seed{seed}': record('students', miou=miou) for name, seed, miou in (
+        ('none', 0, 0.21), ('none', 1, 0.23), ('0.9', 0, 0.28), ('0.9', 1, 0.30))}
+    same, longer = tables.short_students(records).split('For the same number of fine samples')
+    assert '| auto-labels, 0.9 | 28.00 / 30.00 | +7.00 (beyond the spread of 2.00) |' in same
+    assert '| auto-labels, 0.9 | not run yet | not run yet |' in longer
+    assert all('| fine images alone | 21.00 / 23.00 | - |' in half for half in (same, longer))
 
 
 def test_the_page_of_the_repository_has_every_table():
