@@ -204,7 +204,8 @@ def test_the_page_is_filled_and_filled_again():
     assert filled.startswith('before\n<!-- table: precision -->\n| precision') and filled.endswith('-->\nafter\n')
     # Records of other tables, as on another machine, leave it alone.
     assert tables.fill(filled, {'probe-sgd-seed0': record('probes', miou=0.25)}) == filled
-    assert '| bf16 | not run yet | 25.00 |' in tables.fill(filled, {'precision-main-bf16': record('precision', miou=0.25)})
+    other = {'precision-main-bf16': record('precision', miou=0.25)}
+    assert '| bf16 | not run yet | 25.00 |' in tables.fill(filled, other)
 
 
 def test_every_table_has_a_group_of_steps():
