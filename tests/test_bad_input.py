@@ -222,7 +222,8 @@ VAL = {'--scales': ['0', 'nan', 'x'], '--memory_limit': ['0', '-1', 'nan', 'x'],
 
 @pytest.mark.parametrize('main, flag, value', [
     (main, flag, value) for main, table in ((train.main, TRAIN), (val.main, VAL))
-    for flag, values in table.items() for value in values], ids=str)
+    for flag, values in table.items() for value in values],
+    ids=lambda value: value.__module__ if callable(value) else value)  # not an address: other processes have others
 def test_flags(main, flag, value, tiny_config, tmp_path, capfd):
     argv = ['--save_dir', tmp_path / 'out'] if main is train.main else ['--aug_eval', '--model_path', tmp_path / 'none']
     line = refusal(capfd, tmp_path, main, '--config', tiny_config, *argv, flag, value)
