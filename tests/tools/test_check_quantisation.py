@@ -2,6 +2,8 @@
 import json
 import shutil
 
+import pytest
+
 import val
 from tests.export.test_quantisation import needs_nncf, trained  # noqa: F401 (a fixture)
 from tests.test_command_lines import run
@@ -36,6 +38,7 @@ def test_the_table(trained, toy, tmp_path, capsys, monkeypatch):  # noqa: F811
     assert all(row['seconds'] > 0 and row['peak_gb'] > 0.1 for row in found.values())
 
 
+@pytest.mark.slow
 @needs_nncf
 def test_layers(trained, tmp_path, capsys, monkeypatch):  # noqa: F811
     """One group after the other in float32; with all of them nothing is left of int8 but rounding."""
